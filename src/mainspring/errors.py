@@ -1,0 +1,88 @@
+"""Every error that Mainspring raises on purpose: one tree, so that a caller may catch as widely as it wants.
+
+A message says what happened, the numbers, and what to do. `UsageError` is what a person can mend by changing
+an input; `RunFault` is what went wrong while running.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+
+class MainspringError(Exception):
+    """Root of the tree."""
+
+
+class UsageError(MainspringError, ValueError):
+    """The input is wrong and the message says how to mend it."""
+
+
+class ConfigError(UsageError):
+    """A recipe, an override or a section is wrong; the message names the field."""
+
+
+class PlanError(UsageError):
+    """A plan cannot be carried out: parts that do not compose, or bytes that do not fit."""
+
+
+class DataError(UsageError):
+    """Input data is missing, damaged or of the wrong kind."""
+
+
+class TokenizerError(UsageError):
+    """A tokenizer cannot be trained or loaded."""
+
+
+class WeightsError(UsageError):
+    """Weights do not fit the model: the message lists the names and shapes that differ."""
+
+
+class CheckpointError(UsageError):
+    """A checkpoint is missing, incomplete, or its bytes are not those that were written."""
+
+
+class MissingExtraError(MainspringError, ImportError):
+    """An optional dependency is not installed; the message says which extra brings it."""
+
+
+class RunFault(MainspringError, RuntimeError):
+    """Something failed while running."""
+
+
+class NonFiniteError(RunFault):
+    """A loss or gradient is not finite; the message names the first module and tensor concerned."""
+
+
+class CollectiveError(RunFault):
+    """A collective failed or ranks disagree."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Say which known name is nearest to `name`, or list a few known ones.
+
+    >>> suggest("stpes", ["steps", "seed"])
+    "did you mean 'steps'?"
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    shown = ", ".join(repr(n) for n in names[:12])
+    return f"known: {shown}{', ...' if len(names) > 12 else ''}"
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import an optional dependency, or say which extra brings it.
+
+    Raises:
+        MissingExtraError: `module` is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{module} is not installed; this feature needs it. Install it with: pip install 'mainspring[{extra}]'"
+        ) from error
