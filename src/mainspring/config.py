@@ -1,7 +1,7 @@
 """Typed, frozen configuration: TOML or Python in, dotted overrides, JSON schema out.
 
-A configuration is a tree of `Section`s. Unknown keys, wrong types and impossible values are errors that name the
-field, the value given and the nearest legal choice. Nothing here knows any particular section.
+A configuration is a tree of `Section`s. Unknown keys, wrong types and impossible values are errors that name
+the field, the value given and the nearest legal choice. Nothing here knows any particular section.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def parse(section: type[S], values: Mapping[str, Any], *, source: str = "") -> S
         ConfigError: one line for each fault: dotted field, value, what is legal.
     """
     try:
-        # Through JSON so that strict mode takes TOML's lists for tuples, as it takes them from a JSON document.
+        # Through JSON, so that strict mode takes lists for tuples as it does in a JSON document.
         return section.model_validate_json(json.dumps(values, default=str))
     except ValidationError as error:
         where = f" in {source}" if source else ""
@@ -121,7 +121,7 @@ def _write_table(table: Mapping[str, Any], path: list[str], lines: list[str]) ->
 
 def _key(key: str) -> str:
     bare = key and all(c.isascii() and (c.isalnum() or c in "-_") for c in key)
-    return key if bare else json.dumps(key)
+    return key if bare else _string(key)
 
 
 def _toml_literal(value: Any) -> str:
@@ -131,8 +131,12 @@ def _toml_literal(value: Any) -> str:
         return "[" + ", ".join(_toml_literal(v) for v in value) + "]"
     if isinstance(value, float):
         return repr(value)
-    # JSON and TOML agree on strings once DEL, which TOML forbids raw, is escaped.
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return _string(value) if isinstance(value, str) else json.dumps(value)
+
+
+def _string(text: str) -> str:
+    """JSON and TOML agree on strings once DEL, which TOML forbids raw, is escaped."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _explain(section: type[Section], fault: ErrorDetails) -> str:
@@ -156,9 +160,15 @@ def _fields_at(section: type[Section], path: tuple[int | str, ...]) -> set[str]:
     """Names of the fields of the section (or sections, in a union) that `path` leads to."""
     here: list[type[Section]] = [section]
     for part in path:
-        deeper = [s for h in here if part in h.model_fields for s in _sections(h.model_fields[str(part)].annotation)]
+        deeper = [
+            s for h in here if part in h.model_fields for s in _sections(h.model_fields[str(part)].annotation)
+        ]
         # A tagged union puts its tag in the path: stay where we are.
-        here = deeper or [h for h in here if any(part in get_args(f.annotation) for f in h.model_fields.values())] or here
+        here = (
+            deeper
+            or [h for h in here if any(part in get_args(f.annotation) for f in h.model_fields.values())]
+            or here
+        )
     return {name for h in here for name in h.model_fields}
 
 

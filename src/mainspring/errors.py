@@ -84,5 +84,5 @@ def require(module: str, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise MissingExtraError(
-            f"{module} is not installed; this feature needs it. Install it with: pip install 'mainspring[{extra}]'"
+            f"{module} is not installed and this feature needs it: pip install 'mainspring[{extra}]'"
         ) from error

@@ -42,7 +42,8 @@ class TokenBatch(NamedTuple):
 
     def to(self, device: torch.device | str) -> TokenBatch:
         """The same batch on another device."""
-        return TokenBatch(*(t if t is None else t.to(device, non_blocking=True) for t in self))
+        moved = {k: t.to(device, non_blocking=True) for k, t in self._asdict().items() if t is not None}
+        return TokenBatch(**moved)
 
 
 def restart_at_documents(doc: Tensor) -> Tensor:
@@ -53,16 +54,18 @@ def restart_at_documents(doc: Tensor) -> Tensor:
     return index - torch.where(starts, index, 0).cummax(dim=1).values
 
 
-def causal_batch(ids: Tensor, *, doc: Tensor | None = None, valid: Tensor | None = None,
-                 labels: Tensor | None = None) -> TokenBatch:
+def causal_batch(
+    ids: Tensor, *, doc: Tensor | None = None, valid: Tensor | None = None, labels: Tensor | None = None
+) -> TokenBatch:
     """Text in which a token sees itself and what precedes it. ids [B, T]; positions restart at each document."""
     index = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
     pos = index if doc is None else restart_at_documents(doc)
     return TokenBatch(ids, pos, rank=index, doc=doc, valid=valid, labels=labels)
 
 
-def bidirectional_batch(ids: Tensor, *, doc: Tensor | None = None, valid: Tensor | None = None,
-                        labels: Tensor | None = None) -> TokenBatch:
+def bidirectional_batch(
+    ids: Tensor, *, doc: Tensor | None = None, valid: Tensor | None = None, labels: Tensor | None = None
+) -> TokenBatch:
     """Text in which every token sees every other of its document. ids [B, T]."""
     index = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
     pos = index if doc is None else restart_at_documents(doc)
