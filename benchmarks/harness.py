@@ -1,0 +1,117 @@
+"""What every benchmark shares: options, interleaved rounds, bars, the JSON it leaves, its last line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A ratio beside what it must reach."""
+
+    name: str
+    value: float
+    bar: float
+    at_most: bool = False
+
+    @property
+    def met(self) -> bool:
+        """Whether the bar is reached."""
+        return self.value <= self.bar if self.at_most else self.value >= self.bar
+
+    def __str__(self) -> str:
+        sign = "<=" if self.at_most else ">="
+        return f"{self.name} {self.value:.3g} ({sign} {self.bar:g}: {'met' if self.met else 'MISSED'})"
+
+
+def options(description: str) -> argparse.Namespace:
+    """`--quick` (under a minute, smaller sizes, the same comparison) and `--json PATH`."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument(
+        "--quick", action="store_true", help="under a minute: smaller sizes, the same comparison"
+    )
+    parser.add_argument("--json", type=Path, help="where to write the result")
+    return parser.parse_args()
+
+
+def interleave(rounds: int, candidates: Mapping[str, Callable[[], T]]) -> dict[str, list[T]]:
+    """Run every candidate once a round, in an order that turns each round, so that drift hits all alike."""
+    names = list(candidates)
+    results: dict[str, list[T]] = {name: [] for name in names}
+    for turn in range(rounds):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            started = time.perf_counter()
+            results[name].append(candidates[name]())
+            print(f"round {turn + 1}/{rounds} {name}: {time.perf_counter() - started:.1f} s", flush=True)
+    return results
+
+
+def median(values: Sequence[float]) -> float:
+    """Median of measurements."""
+    return float(statistics.median(values))
+
+
+def machine() -> dict[str, Any]:
+    """Facts that a figure is meaningless without."""
+    model = "unknown"
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        model = lines[0].split(":", 1)[1].strip() if lines else model
+    import torch
+
+    return {
+        "processor": model,
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+    }
+
+
+def finish(
+    name: str,
+    *,
+    title: str,
+    rows: Sequence[Mapping[str, Any]],
+    bars: Sequence[Bar],
+    notes: Sequence[str],
+    arguments: argparse.Namespace,
+) -> int:
+    """Write the JSON, print the table and, last, every ratio beside its bar. Returns the exit status."""
+    result = {
+        "name": name,
+        "title": title,
+        "date": time.strftime("%Y-%m-%d"),
+        "quick": bool(arguments.quick),
+        "machine": machine(),
+        "rows": [dict(row) for row in rows],
+        "bars": [{**asdict(bar), "met": bar.met} for bar in bars],
+        "notes": list(notes),
+    }
+    path = arguments.json or (None if arguments.quick else RESULTS / f"{name}.json")
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    for row in rows:
+        print(
+            "  ".join(
+                f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
+                for key, value in row.items()
+            )
+        )
+    print(f"{name}: " + "; ".join(str(bar) for bar in bars), flush=True)
+    return 0 if all(bar.met for bar in bars) else 1
