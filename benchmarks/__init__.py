@@ -1,1 +1,1 @@
-"""Programs that run Mainspring and its peers in turn on the same work; the docs' tables come from their JSON."""
+"""Programs that run Mainspring and its peers in turn on the same work; their JSON makes the docs' tables."""

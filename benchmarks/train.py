@@ -159,8 +159,8 @@ def train_hf(folder: Path, steps: int, precision: str) -> list[float]:
     with tempfile.TemporaryDirectory() as out:
         arguments = TrainingArguments(
             output_dir=out, per_device_train_batch_size=ROWS, max_steps=steps, learning_rate=RATE,
-            max_grad_norm=CLIP, lr_scheduler_type="constant", weight_decay=0.0, use_cpu=True, ddp_backend="gloo",
-            logging_steps=1, save_strategy="no", report_to=[], optim="adamw_torch_fused",
+            max_grad_norm=CLIP, lr_scheduler_type="constant", weight_decay=0.0, use_cpu=True,
+            ddp_backend="gloo", logging_steps=1, save_strategy="no", report_to=[], optim="adamw_torch_fused",
             bf16=precision == "bf16", disable_tqdm=True,
         )  # fmt: skip
         Trainer(GPT2LMHeadModel(config), arguments, train_dataset=examples, callbacks=[Watch()]).train()
@@ -262,8 +262,8 @@ def main() -> int:
             ours = max(rate[e] for e in OURS if e in rate)
             bars.append(Bar(f"{precision} best plan / hf trainer", ours / rate["hf trainer"], 1.15))
     notes = [
-        f"{parameters():,} parameters, sequence {SEQUENCE}, {ROWS} rows a rank and step, {RANKS} gloo ranks of one "
-        f"thread, AdamW, clipping at {CLIP}; {flops_per_token():,} FLOPs a token; median of {rounds} rounds.",
+        f"{parameters():,} parameters, sequence {SEQUENCE}, {ROWS} rows a rank and step, {RANKS} gloo ranks of "
+        f"one thread, AdamW, clipping at {CLIP}; {flops_per_token():,} FLOPs a token; median of {rounds} rounds.",
         "The bare loops train our module from batches in memory; our trainer also reads, logs and reports.",
     ]
     return finish("train", title="Training beside PyTorch and the Hugging Face Trainer", rows=rows, bars=bars,
