@@ -1,0 +1,77 @@
+"""The shape of an objective: `build(batch) -> views`, `loss(model, views) -> {name: Loss}`.
+
+A loss is a sum over its terms, never a mean: only the trainer knows how many terms all ranks and
+micro-batches have together, and it alone divides. So the result does not depend on how a batch was split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mainspring.data.batch import IGNORE, TokenBatch
+
+Views = dict[str, TokenBatch]
+"""What the model is run on, by name; every view has its labels."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One loss of an objective on one micro-batch."""
+
+    total: Tensor
+    """Sum over the terms, fp32 scalar."""
+    weight: float
+    """Share of this loss in the objective; the objective is sum_k weight_k * mean_k."""
+    count: int
+    """Number of terms in `total`."""
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """Something to train for. Its methods are pure: the same arguments give the same result on every rank."""
+
+    def build(self, batch: TokenBatch, rngs: Sequence[np.random.Generator]) -> Views:
+        """Make the views of a batch [B, T]; `rngs` holds one generator a row, the only source of chance."""
+        ...
+
+    def counts(self, views: Views) -> dict[str, int]:
+        """Number of terms of each loss, known before the model has run."""
+        ...
+
+    def loss(self, model: nn.Module, views: Views) -> dict[str, Loss]:
+        """Run the model and return its losses, by the names that `counts` uses."""
+        ...
+
+
+def labelled(view: TokenBatch) -> Tensor:
+    """Where a view has a label: bool [B, T].
+
+    Raises:
+        ValueError: the view carries no labels at all.
+    """
+    if view.labels is None:
+        raise ValueError("the view has no labels; an objective's build() has to set them")
+    return view.labels != IGNORE
+
+
+def labelled_loss(model: nn.Module, view: TokenBatch) -> Tensor:
+    """Sum of the cross entropies at the labels of `view`, in fp32: scalar, in nats.
+
+    Logits are computed only where there is a label (the head is the widest matrix of a small model); when
+    every token has one nothing is selected, which saves the gather.
+    """
+    where = labelled(view)
+    assert view.labels is not None
+    if bool(where.all()):
+        logits = model(view).logits.flatten(0, 1)
+        labels = view.labels.flatten()
+    else:
+        logits = model(view, select=where).logits
+        labels = view.labels[where]
+    return F.cross_entropy(logits.float(), labels, reduction="sum")

@@ -1,0 +1,22 @@
+"""From settings to an objective."""
+
+from __future__ import annotations
+
+from mainspring.objectives.base import Objective
+from mainspring.objectives.causal import CausalLM
+from mainspring.objectives.config import CausalConfig, MaskedConfig
+from mainspring.objectives.masked import MaskedLM
+from mainspring.objectives.words import Vocabulary
+
+
+def build(config: CausalConfig | MaskedConfig, vocabulary: Vocabulary) -> Objective:
+    """Make the objective that `config` names.
+
+    Raises:
+        ConfigError: the tokenizer lacks what the objective needs.
+    """
+    match config:
+        case MaskedConfig():
+            return MaskedLM(config, vocabulary)
+        case CausalConfig():
+            return CausalLM()
