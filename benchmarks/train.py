@@ -262,8 +262,9 @@ def main() -> int:
             ours = max(rate[e] for e in OURS if e in rate)
             bars.append(Bar(f"{precision} best plan / hf trainer", ours / rate["hf trainer"], 1.15))
     notes = [
-        f"{parameters():,} parameters, sequence {SEQUENCE}, {ROWS} rows a rank and step, {RANKS} gloo ranks of "
-        f"one thread, AdamW, clipping at {CLIP}; {flops_per_token():,} FLOPs a token; median of {rounds} rounds.",
+        f"{parameters():,} parameters, sequence {SEQUENCE}, {ROWS} rows a rank and step, {RANKS} gloo "
+        f"ranks of one thread, AdamW, clipping at {CLIP}; {flops_per_token():,} FLOPs a token; "
+        f"median of {rounds} rounds.",
         "The bare loops train our module from batches in memory; our trainer also reads, logs and reports.",
     ]
     return finish("train", title="Training beside PyTorch and the Hugging Face Trainer", rows=rows, bars=bars,
