@@ -109,8 +109,8 @@ def benchmarks() -> str:
     """Tables of what the benchmarks measured, from their JSON."""
     parts = [
         NOTICE,
-        "# Benchmarks\n\nEach table comes from a program in `benchmarks/` that ran Mainspring and its peers in\n"
-        "turn on the same work. Run them all with `make bench`, one with\n"
+        "# Benchmarks\n\nEach table comes from a program in `benchmarks/` that ran Mainspring and its peers\n"
+        "in turn on the same work. Run them all with `make bench`, one with\n"
         "`python -m benchmarks.NAME [--quick]`.\n",
     ]
     for path in sorted((ROOT / "benchmarks/results").glob("*.json")):
