@@ -1,0 +1,1 @@
+"""How good a model is: scores on held-out data, beside baselines on the very same tokens."""
