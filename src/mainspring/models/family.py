@@ -1,0 +1,27 @@
+"""What a model family is: presets of the one transformer, and the map to its published weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mainspring.models.weights import WeightMap
+from mainspring.nn.config import TransformerConfig
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of models that share an architecture and a layout of weights."""
+
+    name: str
+    presets: Mapping[str, TransformerConfig]
+    """Published and tiny configurations, smallest first."""
+    weights: WeightMap
+    """Our parameter names beside those of the published checkpoints."""
+    model_type: str
+    """`model_type` in a Hugging Face config.json."""
+    to_hf: Callable[[TransformerConfig], dict[str, Any]]
+    """A configuration as config.json has it; raises WeightsError where that layout cannot express it."""
+    from_hf: Callable[[Mapping[str, Any], Collection[str]], TransformerConfig]
+    """The configuration that a config.json and the names of the weights describe; raises WeightsError where the transformer cannot be it."""

@@ -1,0 +1,76 @@
+"""The families, and how a recipe names a model of one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from mainspring.config import Section, parse
+from mainspring.errors import ConfigError, suggest
+from mainspring.models import bert, gpt2
+from mainspring.models.family import Family
+from mainspring.nn.config import TransformerConfig
+
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "gpt2": Family("gpt2", gpt2.PRESETS, gpt2.WEIGHTS, "gpt2", gpt2.to_hf, gpt2.from_hf),
+        "bert": Family("bert", bert.PRESETS, bert.WEIGHTS, "bert", bert.to_hf, bert.from_hf),
+    }
+)
+"""Every family by name."""
+
+VOCABULARY_MULTIPLE = 64
+"""Rows of the embedding table are padded to a multiple of this, which matrix kernels and tensor parallelism like."""
+
+
+class ModelConfig(Section):
+    """A model of a recipe: a preset of a family, with fields of its configuration changed."""
+
+    family: str
+    """Name of the family."""
+    preset: str | None = None
+    """Name of one of its presets (None: `config` says everything)."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """Fields of `TransformerConfig` that differ from the preset's."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.family not in FAMILIES:
+            raise ValueError(f"family = {self.family!r}: no such family; {suggest(self.family, FAMILIES)}")
+        presets = FAMILIES[self.family].presets
+        if self.preset is not None and self.preset not in presets:
+            raise ValueError(
+                f"preset = {self.preset!r}: {self.family} has none such; {suggest(self.preset, presets)}"
+            )
+        return self
+
+
+def resolve(model: ModelConfig, vocab_size: int) -> TransformerConfig:
+    """The configuration of a recipe's model, for a tokenizer's vocabulary.
+
+    The embedding table is padded to a multiple of 64 rows unless `vocab_rows` is given.
+
+    Args:
+        model: family, preset and changes.
+        vocab_size: number of tokens of the tokenizer.
+
+    Raises:
+        ConfigError: a field is unknown or its value impossible, or the vocabulary given is too small.
+    """
+    family = FAMILIES[model.family]
+    base = (
+        {}
+        if model.preset is None
+        else family.presets[model.preset].model_dump(mode="json", exclude_none=True)
+    )
+    values = {**base, "vocab_size": vocab_size, **model.config}
+    if not isinstance(values["vocab_size"], int) or values["vocab_size"] < vocab_size:
+        raise ConfigError(
+            f"model.config.vocab_size = {values['vocab_size']!r} does not hold the tokenizer's "
+            f"{vocab_size} tokens; leave it out, or give at least {vocab_size}"
+        )
+    rows = -(-values["vocab_size"] // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+    return parse(TransformerConfig, {"vocab_rows": rows, **values}, source="model.config")

@@ -1,0 +1,92 @@
+"""How a parameter of ours and its published counterparts hold the same numbers; each transform works both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mainspring.nn.config import TransformerConfig
+
+
+class Transform(Protocol):
+    """A change of layout; also applied to meta tensors, to know shapes."""
+
+    def read(self, theirs: Sequence[Tensor], config: TransformerConfig) -> Tensor:
+        """Published tensors to ours."""
+
+    def write(self, ours: Tensor, config: TransformerConfig) -> list[Tensor]:
+        """Our tensor to the published ones."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The same tensor."""
+
+    def read(self, theirs: Sequence[Tensor], config: TransformerConfig) -> Tensor:
+        """The tensor."""
+        return theirs[0]
+
+    def write(self, ours: Tensor, config: TransformerConfig) -> list[Tensor]:
+        """The tensor."""
+        return [ours]
+
+
+@dataclass(frozen=True)
+class Transpose:
+    """The published matrix is [in, out], ours [out, in]."""
+
+    def read(self, theirs: Sequence[Tensor], config: TransformerConfig) -> Tensor:
+        """[in, out] to [out, in]."""
+        return theirs[0].t()
+
+    def write(self, ours: Tensor, config: TransformerConfig) -> list[Tensor]:
+        """[out, in] to [in, out]."""
+        return [ours.t()]
+
+
+@dataclass(frozen=True)
+class VocabularyRows:
+    """The published table has `vocab_size` rows, ours `rows` of which the last are zero."""
+
+    def read(self, theirs: Sequence[Tensor], config: TransformerConfig) -> Tensor:
+        """Add rows of zeros."""
+        table = theirs[0]
+        extra = config.rows - table.shape[0]
+        return table if extra <= 0 else torch.cat([table, table.new_zeros(extra, *table.shape[1:])])
+
+    def write(self, ours: Tensor, config: TransformerConfig) -> list[Tensor]:
+        """Leave the rows of zeros out."""
+        return [ours[: config.vocab_size]]
+
+
+@dataclass(frozen=True)
+class FusedHeads:
+    """Ours joins several projections with rows [head, part, head_dim]; theirs are blocks of [head, head_dim] rows."""
+
+    parts: int = 3
+    """Projections joined: query, key, value."""
+    stacked: bool = False
+    """Theirs is one tensor, the blocks one after the other; else one tensor each."""
+    transposed: bool = False
+    """Their matrices are [in, out]."""
+
+    def read(self, theirs: Sequence[Tensor], config: TransformerConfig) -> Tensor:
+        """Blocks to interleaved rows."""
+        upright = [t.t() if self.transposed and t.ndim == 2 else t for t in theirs]
+        blocks = list(upright[0].chunk(self.parts)) if self.stacked else upright
+        heads = [b.reshape(config.n_heads, config.head_width, *b.shape[1:]) for b in blocks]
+        joined = torch.stack(heads, dim=1)
+        return joined.reshape(-1, *joined.shape[3:])
+
+    def write(self, ours: Tensor, config: TransformerConfig) -> list[Tensor]:
+        """Interleaved rows to blocks."""
+        rest = ours.shape[1:]
+        heads = ours.reshape(config.n_heads, self.parts, config.head_width, *rest)
+        blocks = [heads[:, part].reshape(-1, *rest) for part in range(self.parts)]
+        if self.stacked:
+            blocks = [torch.cat(blocks)]
+        return [b.t() if self.transposed and b.ndim == 2 else b for b in blocks]

@@ -1,0 +1,113 @@
+"""Attention: self-attention with fused projections, and attention to an encoder's output.
+
+Legend: B rows, T tokens, S source tokens, H heads, E head width, D model width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mainspring.nn.cache import LayerCache
+from mainspring.nn.config import TransformerConfig
+from mainspring.nn.positions import Angles, rotate
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """Who sees whom, worked out once a forward and used by every layer of a stack.
+
+    Not a pytree, so that mixed-precision wrappers that cast a block's inputs leave angles in fp32.
+    """
+
+    mask: Tensor | None = None
+    """bool (True: allowed) or float (added to the scores), broadcastable to [B, H, Tq, Tk]."""
+    is_causal: bool = False
+    angles: Angles | None = None
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention of tokens to tokens of the same stack (Vaswani et al. 2017, 3.2).
+
+    One projection makes queries, keys and values; its rows are ordered [head, (q, k, v), E], so that a slice of
+    whole heads is a slice of rows.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        inner = config.n_heads * config.head_width
+        self.head_dim, self.scale, self.dropout = (
+            config.head_width,
+            config.attention_scale,
+            config.attention_dropout,
+        )
+        self.qkv = nn.Linear(config.d_model, 3 * inner, bias=config.bias)
+        self.out = nn.Linear(inner, config.d_model, bias=config.bias)
+
+    def forward(self, x: Tensor, sight: Sight, store: LayerCache | None = None) -> Tensor:
+        """x [B, T, D] -> [B, T, D]; with `store`, also attends to what it holds, and adds to it."""
+        batch, length, _ = x.shape
+        q, k, v = self.project(x)
+        if sight.angles is not None:
+            q, k = rotate(q, sight.angles), rotate(k, sight.angles)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        if store is not None:
+            k, v = store.append(k, v)
+        y = attend(q, k, v, sight, self.scale, self.dropout if self.training else 0.0)
+        out: Tensor = self.out(y.transpose(1, 2).reshape(batch, length, -1))
+        return out
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values before rotation, as views [B, T, H, E] of one tensor."""
+        q, k, v = self.qkv(x).view(*x.shape[:2], -1, 3, self.head_dim).unbind(3)
+        return q, k, v
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of decoder tokens to an encoder's output; rows of `kv` are ordered [head, (k, v), E]."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        inner = config.n_heads * config.head_width
+        self.head_dim, self.scale, self.dropout = (
+            config.head_width,
+            config.attention_scale,
+            config.attention_dropout,
+        )
+        self.q = nn.Linear(config.d_model, inner, bias=config.bias)
+        self.kv = nn.Linear(config.d_model, 2 * inner, bias=config.bias)
+        self.out = nn.Linear(inner, config.d_model, bias=config.bias)
+
+    def forward(
+        self, x: Tensor, memory: Tensor | None, sight: Sight, store: LayerCache | None = None
+    ) -> Tensor:
+        """x [B, T, D], memory [B, S, D] -> [B, T, D]; a `store` keeps what the memory became, and then replaces it."""
+        batch, length, _ = x.shape
+        q = self.q(x).view(batch, length, -1, self.head_dim).transpose(1, 2)
+        if store is None:
+            k, v = self.keys_values(memory)
+        else:
+            if store.cross is None:
+                store.cross = self.keys_values(memory)
+            k, v = store.cross
+        y = attend(q, k, v, sight, self.scale, self.dropout if self.training else 0.0)
+        out: Tensor = self.out(y.transpose(1, 2).reshape(batch, length, -1))
+        return out
+
+    def keys_values(self, memory: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Keys and values of the encoder's output [B, S, D], each [B, H, S, E]."""
+        assert memory is not None, "cross-attention without a memory or a store"
+        k, v = self.kv(memory).view(*memory.shape[:2], -1, 2, self.head_dim).unbind(3)
+        return k.transpose(1, 2), v.transpose(1, 2)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, sight: Sight, scale: float | None, dropout: float) -> Tensor:
+    """softmax(q k^T * scale + mask) v over [B, H, T, E]; a query that may see nothing gives 0."""
+    mask = sight.mask
+    if mask is not None and mask.is_floating_point():
+        mask = mask.to(q.dtype)
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=sight.is_causal, scale=scale
+    )

@@ -1,0 +1,195 @@
+"""The one transformer's configuration: every family is a value of `TransformerConfig`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from mainspring.config import Section
+
+Activation = Literal["gelu", "gelu_tanh", "relu", "swiglu", "geglu"]
+
+
+class Absolute(Section):
+    """A learned vector for each position, added to the token's."""
+
+    kind: Literal["absolute"] = "absolute"
+    offset: int = Field(0, ge=0)
+    """Rows of the table before position 0 (RoBERTa: 2)."""
+
+
+class Rotary(Section):
+    """Queries and keys turned by an angle that grows with position (Su et al. 2021, arXiv 2104.09864)."""
+
+    kind: Literal["rotary"] = "rotary"
+    base: float = Field(10000.0, gt=0)
+    """Wavelength base of the angles."""
+
+
+class T5Bias(Section):
+    """A learned score for each bucket of distance and head, shared by a stack's layers (Raffel et al. 2020, 2.1)."""
+
+    kind: Literal["t5_bias"] = "t5_bias"
+    buckets: int = Field(32, ge=2)
+    """Number of buckets of distance."""
+    max_distance: int = Field(128, ge=2)
+    """Distance from which all share the last bucket."""
+    bidirectional: bool = True
+    """Whether keys after the query have buckets of their own (an encoder beside a decoder always has them)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        exact = self.buckets // (4 if self.bidirectional else 2)
+        if exact < 1 or self.max_distance <= exact:
+            raise ValueError(
+                f"max_distance = {self.max_distance} and buckets = {self.buckets}: needs at least 1 exact bucket and "
+                f"max_distance above the exact ones ({exact}); nearest legal max_distance: {exact + 1}"
+            )
+        return self
+
+
+Position = Annotated[Absolute | Rotary | T5Bias, Field(discriminator="kind")]
+
+
+class TransformerConfig(Section):
+    """Shape of a transformer: one stack (`n_layers`), or an encoder beside a decoder.
+
+    Whether a stack is an encoder or a decoder is not a setting: the ranks in the `TokenBatch` say who sees whom.
+    """
+
+    d_model: int = Field(ge=1)
+    """Width of the residual stream."""
+    n_heads: int = Field(ge=1)
+    """Attention heads of a layer."""
+    head_dim: int | None = Field(None, ge=1)
+    """Width of a head (None: d_model / n_heads)."""
+    n_layers: int = Field(0, ge=0)
+    """Layers of the single stack."""
+    encoder_layers: int = Field(0, ge=0)
+    """Layers of the encoder; with `decoder_layers`, in place of `n_layers`."""
+    decoder_layers: int = Field(0, ge=0)
+    """Layers of the decoder, which also attends to the encoder's output."""
+    d_ff: int = Field(ge=1)
+    """Width inside the feed-forward."""
+    activation: Activation = "gelu"
+    """Non-linearity of the feed-forward; `swiglu` and `geglu` gate with a second projection (Shazeer 2020)."""
+    bias: bool = True
+    """Whether linear layers and norms have biases."""
+
+    vocab_size: int = Field(ge=1)
+    """Number of tokens; logits have this many columns."""
+    vocab_rows: int | None = None
+    """Rows of the embedding table, at least `vocab_size`; the rest are zero and never predicted (None: no rest)."""
+    max_positions: int = Field(1024, ge=1)
+    """Positions of an absolute table; other schemes do not limit them."""
+    type_vocab: int = Field(0, ge=0)
+    """Number of segment embeddings (0: none)."""
+    embed_norm: bool = False
+    """Normalise the sum of the embeddings (BERT)."""
+    positions: tuple[Position, ...] = (Absolute(),)
+    """Position schemes, all applied."""
+
+    norm: Literal["layer", "rms"] = "layer"
+    """Kind of normalisation."""
+    norm_place: Literal["pre", "post"] = "pre"
+    """Before each sub-layer with one more at the end (GPT-2), or after each residual sum (BERT)."""
+    norm_eps: float = Field(1e-5, gt=0)
+    """Added to the variance."""
+    attention_scale: float | None = Field(None, gt=0)
+    """Factor on query-key products (None: 1/sqrt(head_dim))."""
+
+    tied: bool = True
+    """Predict with the embedding table instead of a table of the head's own."""
+    head_transform: bool = False
+    """A dense layer, activation and norm before prediction (BERT)."""
+    head_bias: bool = False
+    """A bias for each token in the logits."""
+    pooler: bool = False
+    """A tanh layer over each row's first token (BERT)."""
+    pair_classes: int = Field(0, ge=0)
+    """Classes of a row-pair head over the pooler (BERT's next-sentence head: 2; 0: none)."""
+
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Probability of dropping an element of embeddings and of sub-layer outputs."""
+    attention_dropout: float = Field(0.0, ge=0, lt=1)
+    """Probability of dropping an attention weight."""
+    init_std: float = Field(0.02, gt=0)
+    """Standard deviation of initial weights."""
+    scale_residual: bool = True
+    """Divide the initial deviation of projections into the residual stream by sqrt(number of them) (GPT-2, 2.3)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.head_dim is None and self.d_model % self.n_heads:
+            near = min(
+                (h for h in range(1, self.d_model + 1) if self.d_model % h == 0),
+                key=lambda h: abs(h - self.n_heads),
+            )
+            raise ValueError(
+                f"d_model = {self.d_model} does not divide by n_heads = {self.n_heads}; "
+                f"nearest legal n_heads: {near} (or set head_dim)"
+            )
+        both = self.encoder_layers > 0 and self.decoder_layers > 0
+        neither = self.encoder_layers == 0 and self.decoder_layers == 0
+        if not ((self.n_layers > 0 and neither) or (self.n_layers == 0 and both)):
+            raise ValueError(
+                f"n_layers = {self.n_layers}, encoder_layers = {self.encoder_layers}, "
+                f"decoder_layers = {self.decoder_layers}: give n_layers alone, or both of the others"
+            )
+        if self.vocab_rows is not None and self.vocab_rows < self.vocab_size:
+            raise ValueError(
+                f"vocab_rows = {self.vocab_rows} is below vocab_size = {self.vocab_size}; "
+                f"nearest legal value: {self.vocab_size}"
+            )
+        kinds = [p.kind for p in self.positions]
+        if len(set(kinds)) < len(kinds):
+            raise ValueError(f"positions: {kinds} names a scheme twice; each may be given once")
+        if self.rotary is not None and self.head_width % 2:
+            raise ValueError(
+                f"rotary positions need an even head_dim, not {self.head_width}; "
+                f"nearest legal value: {self.head_width + 1}"
+            )
+        if self.pair_classes and not self.pooler:
+            raise ValueError(f"pair_classes = {self.pair_classes} needs pooler = true")
+        return self
+
+    @property
+    def head_width(self) -> int:
+        """Width of a head."""
+        return self.head_dim if self.head_dim is not None else self.d_model // self.n_heads
+
+    @property
+    def rows(self) -> int:
+        """Rows of the embedding table."""
+        return self.vocab_rows if self.vocab_rows is not None else self.vocab_size
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether there is an encoder beside the decoder."""
+        return self.encoder_layers > 0
+
+    @property
+    def depth(self) -> int:
+        """Layers of the stack that predicts (the decoder where there are two)."""
+        return self.decoder_layers or self.n_layers
+
+    @property
+    def gated(self) -> bool:
+        """Whether the feed-forward has a gate."""
+        return self.activation in ("swiglu", "geglu")
+
+    @property
+    def absolute(self) -> Absolute | None:
+        """The absolute position scheme, if any."""
+        return next((p for p in self.positions if isinstance(p, Absolute)), None)
+
+    @property
+    def rotary(self) -> Rotary | None:
+        """The rotary position scheme, if any."""
+        return next((p for p in self.positions if isinstance(p, Rotary)), None)
+
+    @property
+    def t5_bias(self) -> T5Bias | None:
+        """The relative-bias position scheme, if any."""
+        return next((p for p in self.positions if isinstance(p, T5Bias)), None)

@@ -1,0 +1,57 @@
+"""What leaves the last layer: logits over the vocabulary, and a row's summary."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mainspring.nn.block import activate, make_norm
+from mainspring.nn.config import TransformerConfig
+
+
+class LanguageHead(nn.Module):
+    """Scores of the next (or hidden) token: an optional transform, then a product with a table of tokens."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.vocab_size = config.vocab_size
+        self.activation = activate(config.activation)
+        width, transform = config.d_model, config.head_transform
+        self.transform = nn.Linear(width, width, bias=config.bias) if transform else None
+        self.norm = make_norm(config) if transform else None
+        self.table = None if config.tied else nn.Embedding(config.rows, config.d_model)
+        self.bias = nn.Parameter(torch.zeros(config.rows)) if config.head_bias else None
+
+    def forward(self, hidden: Tensor, embedding: Tensor) -> Tensor:
+        """Logits of each token.
+
+        Args:
+            hidden: [..., d_model].
+            embedding: the embedding table [rows, d_model], used where the head has no table of its own.
+
+        Returns:
+            [..., vocab_size]: rows of the table that only pad the vocabulary are left out.
+        """
+        if self.transform is not None and self.norm is not None:
+            hidden = self.norm(self.activation(self.transform(hidden)))
+        table = embedding if self.table is None else self.table.weight
+        bias: Tensor | None = self.bias
+        if table.shape[0] != self.vocab_size:
+            table = table[: self.vocab_size]
+            bias = None if bias is None else bias[: self.vocab_size]
+        return F.linear(hidden, table, bias)
+
+
+class Pooler(nn.Module):
+    """A summary of each row from its first token (Devlin et al. 2019), and scores of row-pair classes."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.d_model, config.d_model)
+        self.pair = nn.Linear(config.d_model, config.pair_classes) if config.pair_classes else None
+
+    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
+        """hidden [B, T, D] -> summary [B, D] and class scores [B, pair_classes], if there are any."""
+        summary = torch.tanh(self.dense(hidden[:, 0]))
+        return summary, None if self.pair is None else self.pair(summary)

@@ -1,0 +1,128 @@
+"""Initialisation that depends on the seed and the parameter's name alone: never on ranks, shards or order.
+
+Each parameter is cut, flat, into chunks; each chunk has its own generator, seeded with a hash of (seed, name, chunk).
+A rank that holds a shard draws only the chunks that its rows touch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, NamedTuple, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+CHUNK = 1 << 20
+"""Elements drawn from one generator."""
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class Initial(NamedTuple):
+    """How a module's weight starts."""
+
+    std: float = 0.02
+    """Standard deviation of its elements."""
+    rows: int | None = None
+    """Rows from this one on are 0 (None: no such row)."""
+
+
+def declare(module: nn.Module, initial: Initial) -> None:
+    """Note on a module how its weight starts, for `initialize`."""
+    cast(Any, module).initial = initial
+
+
+def declared(module: nn.Module) -> Initial:
+    """What `declare` noted on a module, else the default."""
+    initial: Initial = getattr(module, "initial", Initial())
+    return initial
+
+
+@torch.no_grad()
+def initialize(model: M, seed: int) -> M:
+    """Set every parameter of a model, in place, and return the model.
+
+    Norms' weights become 1 and all vectors of biases 0. Other weights are drawn from a normal distribution, as
+    `declare` has it. Plain tensors and DTensors on any mesh get the same values. Drawing is on the CPU in fp32, so
+    that devices and dtypes agree too.
+
+    Args:
+        model: any module; its parameters must have storage (not meta).
+        seed: the run's seed.
+    """
+    seen: set[int] = set()
+    for prefix, module in model.named_modules():
+        for leaf, parameter in module.named_parameters(recurse=False):
+            if id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            name = _plain_name(f"{prefix}.{leaf}" if prefix else leaf)
+            if isinstance(module, nn.LayerNorm | nn.RMSNorm | nn.GroupNorm) and leaf == "weight":
+                parameter.fill_(1.0)
+            elif parameter.ndim < 2:
+                parameter.zero_()
+            else:
+                _fill_normal(parameter, seed, name, declared(module))
+    return model
+
+
+def stable_seed(*parts: object) -> int:
+    """A 63-bit seed from any printable parts, the same on every machine and in every process.
+
+    >>> stable_seed(0, "layers.0.weight", 0) == stable_seed(0, "layers.0.weight", 0)
+    True
+    """
+    digest = hashlib.sha256("\0".join(str(p) for p in parts).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def _plain_name(name: str) -> str:
+    """The name without what wrappers put in it."""
+    return name.replace("_orig_mod.", "").replace("_checkpoint_wrapped_module.", "")
+
+
+def _fill_normal(parameter: Tensor, seed: int, name: str, initial: Initial) -> None:
+    shape = parameter.shape
+    if isinstance(parameter, DTensor):
+        local_shape, offset = compute_local_shape_and_global_offset(
+            shape, parameter.device_mesh, parameter.placements
+        )
+        target = parameter.to_local()
+    else:
+        local_shape, offset, target = tuple(shape), (0,) * len(shape), parameter
+    if target.numel() == 0:
+        return
+    width = shape[1:].numel()
+    first, last = offset[0], offset[0] + local_shape[0]
+    in_place = (
+        target.device.type == "cpu"
+        and target.dtype == torch.float32
+        and target.is_contiguous()
+        and local_shape[1:] == tuple(shape[1:])
+    )
+    drawn = target.detach() if in_place else torch.empty((last - first, *shape[1:]))
+    _draw(drawn.view(-1), first * width, shape.numel(), seed, name, initial.std)
+    rows = last if initial.rows is None else initial.rows
+    if rows < last:
+        drawn[max(rows - first, 0) :].zero_()
+    if not in_place:
+        for dim in range(1, len(shape)):
+            drawn = drawn.narrow(dim, offset[dim], local_shape[dim])
+        target.copy_(drawn)
+
+
+def _draw(out: Tensor, start: int, total: int, seed: int, name: str, std: float) -> None:
+    """Fill `out` with elements [start, start + len(out)) of the parameter's flat sequence of `total` draws."""
+    end = start + out.numel()
+    for chunk in range(start // CHUNK, (end + CHUNK - 1) // CHUNK):
+        low, high = chunk * CHUNK, min((chunk + 1) * CHUNK, total)
+        generator = torch.Generator().manual_seed(stable_seed(seed, name, chunk))
+        inside = start <= low and high <= end
+        # A generator's sequence depends on the length drawn: a chunk is always drawn whole.
+        values = out[low - start : high - start] if inside else torch.empty(high - low)
+        values.normal_(0.0, std, generator=generator)
+        if not inside:
+            a, b = max(low, start), min(high, end)
+            out[a - start : b - start] = values[a - low : b - low]

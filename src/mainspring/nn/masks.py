@@ -1,0 +1,168 @@
+"""The mask algebra: one rule over the tokens' data makes every attention mask (spec/language-models.md 13.1).
+
+    allow(i, j) = valid_j and doc_i = doc_j
+                  and [ (not probe_j and rank_j <= rank_i - probe_i) or (probe_i and probe_j and rank_i = rank_j) ]
+
+Bidirectional, causal, prefix, sequence-to-sequence and pseudo-masked models, packing and decoding with a cache are
+this rule on different data. `allow` is the reference; `sdpa_mask` gives scaled_dot_product_attention its cheapest
+equal arguments; `flex_block_mask` compiles the rule for FlexAttention.
+
+Shapes: B rows, Tq query tokens, Tk key tokens.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch._subclasses import FakeTensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+
+from mainspring.data.batch import TokenBatch
+
+
+class SdpaMask(NamedTuple):
+    """Arguments of scaled_dot_product_attention."""
+
+    mask: Tensor | None
+    """bool, broadcastable to [B, 1, Tq, Tk], True where attention is allowed; None: everywhere (or causal)."""
+    is_causal: bool
+
+
+class Facts(NamedTuple):
+    """What the data of a batch says, found with one device synchronisation."""
+
+    causal: bool = False
+    """The rule is: every token sees itself and all before it in its row."""
+    uniform: bool = False
+    """The rule depends on the key's validity alone."""
+    all_valid: bool = False
+    shared_positions: bool = False
+    """Every row has the same positions."""
+    max_position: int = -1
+    min_id: int = 0
+    max_id: int = -1
+
+
+def allow(queries: TokenBatch, keys: TokenBatch | None = None) -> Tensor:
+    """The one rule, written out: which query token may attend to which key token.
+
+    Args:
+        queries: B rows of Tq tokens.
+        keys: B rows of Tk tokens (None: the queries themselves).
+
+    Returns:
+        bool [B, 1, Tq, Tk].
+    """
+    q, k = queries, queries if keys is None else keys
+    below = q.rank if q.probe is None else q.rank - q.probe.to(q.rank.dtype)
+    seen = k.rank[:, None, :] <= below[:, :, None]
+    if k.probe is not None:
+        seen = seen & ~k.probe[:, None, :]
+        if q.probe is not None:
+            pair = q.probe[:, :, None] & k.probe[:, None, :]
+            seen = seen | (pair & (q.rank[:, :, None] == k.rank[:, None, :]))
+    if q.doc is not None or k.doc is not None:
+        doc_q = q.doc if q.doc is not None else torch.zeros_like(q.rank)
+        doc_k = k.doc if k.doc is not None else torch.zeros_like(k.rank)
+        seen = seen & (doc_q[:, :, None] == doc_k[:, None, :])
+    if k.valid is not None:
+        seen = seen & k.valid[:, None, :]
+    return seen[:, None]
+
+
+def as_source(batch: TokenBatch) -> TokenBatch:
+    """The batch as keys that every query may see, whatever its rank: the encoder's output for a decoder."""
+    return batch._replace(rank=torch.full_like(batch.rank, -1), probe=None)
+
+
+def inspect(batch: TokenBatch) -> Facts:
+    """Find what shortcuts the data of a batch permits, with a single synchronisation on an accelerator.
+
+    Tensors without data (meta, fake) give the facts that permit no shortcut.
+    """
+    if batch.ids.is_meta or isinstance(batch.ids, FakeTensor) or batch.ids.numel() == 0:
+        return Facts()
+    rank, doc = batch.rank, batch.doc
+    yes = torch.ones((), dtype=torch.int64, device=rank.device)
+    plain = batch.probe is None
+    found = torch.stack(
+        [
+            (rank[:, 1:] > rank[:, :-1]).all().long() if plain else yes * 0,
+            (rank == rank[:, :1]).all().long() if plain else yes * 0,
+            yes if doc is None else (doc == doc[:, :1]).all().long(),
+            yes if batch.valid is None else batch.valid.all().long(),
+            (batch.pos == batch.pos[:1]).all().long(),
+            batch.pos.max(),
+            batch.ids.min(),
+            batch.ids.max(),
+        ]
+    ).tolist()
+    rising, flat, one_doc, all_valid, shared = (bool(f) for f in found[:5])
+    return Facts(rising and one_doc and all_valid, flat and one_doc, all_valid, shared, *found[5:])
+
+
+def sdpa_mask(queries: TokenBatch, keys: TokenBatch | None = None, facts: Facts | None = None) -> SdpaMask:
+    """Arguments of scaled_dot_product_attention that equal `allow`, the cheapest that the data permits.
+
+    Args:
+        queries: B rows of Tq tokens.
+        keys: B rows of Tk tokens, e.g. what a cache holds (None: the queries themselves).
+        facts: `inspect(queries)` where the caller has it already; used only without `keys`.
+    """
+    if keys is not None:
+        mask = allow(queries, keys)
+        # A synchronisation costs an accelerator more than the mask does.
+        everything = mask.device.type == "cpu" and not isinstance(mask, FakeTensor) and bool(mask.all())
+        return SdpaMask(None if everything else mask, False)
+    facts = inspect(queries) if facts is None else facts
+    if facts.causal:
+        return SdpaMask(None, queries.ids.shape[1] > 1)
+    if facts.uniform:
+        if facts.all_valid or queries.valid is None:
+            return SdpaMask(None, False)
+        return SdpaMask(queries.valid[:, None, None, :], False)
+    return SdpaMask(allow(queries), False)
+
+
+def source_mask(queries: TokenBatch, source: TokenBatch) -> SdpaMask:
+    """Arguments with which a decoder's queries attend to an encoder's output: valid keys of the same document."""
+    if queries.doc is None and source.doc is None:
+        return SdpaMask(None if source.valid is None else source.valid[:, None, None, :], False)
+    return SdpaMask(allow(queries, as_source(source)), False)
+
+
+def flex_block_mask(batch: TokenBatch, *, block_size: int = 128, compile: bool = False) -> BlockMask:
+    """The rule compiled for FlexAttention (forward only on CPU).
+
+    Args:
+        batch: B rows of T tokens.
+        block_size: side of the blocks whose emptiness is found in advance.
+        compile: build the mask with torch.compile, without its [B, T, T] intermediate.
+    """
+    rows, length = batch.ids.shape
+    rank, doc, valid, probe = batch.rank, batch.doc, batch.valid, batch.probe
+
+    def rule(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        if probe is None:
+            seen = rank[b, j] <= rank[b, i]
+        else:
+            ordinary = ~probe[b, j] & (rank[b, j] <= rank[b, i] - probe[b, i].to(rank.dtype))
+            seen = ordinary | (probe[b, i] & probe[b, j] & (rank[b, i] == rank[b, j]))
+        if doc is not None:
+            seen = seen & (doc[b, i] == doc[b, j])
+        if valid is not None:
+            seen = seen & valid[b, j]
+        return seen
+
+    return create_block_mask(
+        rule,
+        rows,
+        None,
+        length,
+        length,
+        device=str(batch.ids.device),
+        BLOCK_SIZE=block_size,
+        _compile=compile,
+    )

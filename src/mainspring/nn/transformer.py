@@ -1,0 +1,204 @@
+"""The one transformer: configured, not subclassed; encoder, decoder and encoder-decoder by data and configuration."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mainspring.data.batch import TokenBatch
+from mainspring.errors import UsageError
+from mainspring.nn.attention import Sight
+from mainspring.nn.block import Block, make_norm
+from mainspring.nn.cache import KVCache
+from mainspring.nn.config import T5Bias, TransformerConfig
+from mainspring.nn.embedding import Embeddings
+from mainspring.nn.head import LanguageHead, Pooler
+from mainspring.nn.init import Initial, declare
+from mainspring.nn.masks import Facts, inspect, sdpa_mask, source_mask
+from mainspring.nn.positions import RelativeBias, rotary_angles
+
+
+class Output(NamedTuple):
+    """What a forward gives. Legend: B rows, T tokens, N selected tokens, L layers, D width, V vocabulary."""
+
+    logits: Tensor
+    """[B, T, V], or [N, V] where `select` was given; in the dtype of computation."""
+    hidden: Tensor
+    """[B, T, D], after the last layer (and the final norm, where there is one)."""
+    states: tuple[Tensor, ...] | None = None
+    """With `states=True`: the embeddings and the output of each layer, L + 1 of [B, T, D], before any final norm."""
+    summary: Tensor | None = None
+    """[B, D], where the configuration has a pooler."""
+    pair_logits: Tensor | None = None
+    """[B, pair_classes], where the configuration has them."""
+
+
+class Transformer(nn.Module):
+    """A stack of layers over a `TokenBatch`, from embeddings to logits.
+
+    Parameters get their values from `nn.init.initialize` or from weights; construction inside
+    `torch.device("meta")` takes no memory.
+
+    >>> import torch
+    >>> from mainspring.data.batch import causal_batch
+    >>> from mainspring.nn import Transformer, TransformerConfig, initialize
+    >>> config = TransformerConfig(d_model=8, n_heads=2, n_layers=1, d_ff=32, vocab_size=11)
+    >>> model = initialize(Transformer(config), seed=0)
+    >>> model(causal_batch(torch.tensor([[1, 2, 3]]))).logits.shape
+    torch.Size([1, 3, 11])
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.remat = False
+        """Compute each layer again in backward instead of keeping what it computed."""
+        self.embeddings = Embeddings(config)
+        both = config.is_encoder_decoder
+        self.encoder = nn.ModuleList(Block(config) for _ in range(config.encoder_layers)) if both else None
+        self.layers = nn.ModuleList(Block(config, cross=both) for _ in range(config.depth))
+        bias = config.t5_bias
+        self.encoder_bias = _relative_bias(config, bias, True) if both and bias else None
+        self.bias = _relative_bias(config, bias, bias.bidirectional and not both) if bias else None
+        final = config.norm_place == "pre"
+        self.encoder_norm = make_norm(config) if final and both else None
+        self.norm = make_norm(config) if final else None
+        self.head = LanguageHead(config)
+        self.pooler = Pooler(config) if config.pooler else None
+        self._declare_initial_values()
+
+    def forward(
+        self,
+        batch: TokenBatch,
+        *,
+        source: TokenBatch | None = None,
+        cache: KVCache | None = None,
+        embeds: Tensor | None = None,
+        select: Tensor | None = None,
+        states: bool = False,
+    ) -> Output:
+        """Run the model.
+
+        Args:
+            batch: B rows of T tokens; their ranks, documents and validity say who sees whom.
+            source: input of the encoder, for an encoder-decoder; with a cache, in the first forward only.
+            cache: what was seen before; the batch's tokens are added to it.
+            embeds: [B, T, D] in place of `embed(batch)`.
+            select: bool [B, T]; logits only where it is True, in row-major order.
+            states: also return the hidden states of every layer.
+
+        Raises:
+            UsageError: the source or cache does not fit the model, or a token or position is out of range.
+        """
+        facts = self._inspect(batch)
+        keys, sight = None, None
+        if cache is not None:
+            if torch.is_grad_enabled():
+                raise UsageError("a cache carries no gradient: run the model inside torch.inference_mode()")
+            fresh = cache.length == 0
+            keys = cache.push(batch)
+            keys = None if fresh else keys
+        sight = self._sight(batch, keys, facts, self.bias)
+        memory, cross_sight = self._remember(batch, source, cache)
+        x = self.embeddings(batch, shared_positions=facts.shared_positions) if embeds is None else embeds
+        kept = [x]
+        for i, block in enumerate(self.layers):
+            store = None if cache is None else cache.layers[i]
+            x = block(x, sight, memory, cross_sight, store, self.remat)
+            if states:
+                kept.append(x)
+        hidden: Tensor = x if self.norm is None else self.norm(x)
+        logits: Tensor = self.head(hidden if select is None else hidden[select], self.embeddings.token.weight)
+        summary, pair = (None, None) if self.pooler is None else self.pooler(hidden)
+        return Output(logits, hidden, tuple(kept) if states else None, summary, pair)
+
+    def embed(self, batch: TokenBatch) -> Tensor:
+        """What enters the first layer, [B, T, D]: `forward(batch, embeds=embed(batch))` equals `forward(batch)`."""
+        embedded: Tensor = self.embeddings(batch)
+        return embedded
+
+    def blocks(self) -> list[nn.Module]:
+        """The layers in the order of computation: units of sharding, recomputation and pipelining."""
+        return [*(self.encoder or ()), *self.layers]
+
+    def _remember(
+        self, batch: TokenBatch, source: TokenBatch | None, cache: KVCache | None
+    ) -> tuple[Tensor | None, Sight | None]:
+        """The encoder's output and who sees what of it; from the cache once it holds them."""
+        if self.encoder is None:
+            if source is not None:
+                raise UsageError(
+                    "a source was given to a model without an encoder; put its tokens in the batch"
+                )
+            return None, None
+        memory = None
+        if cache is not None and cache.source is not None:
+            if source is not None:
+                raise UsageError("the cache holds a source already; give it in the first forward only")
+            source = cache.source
+        elif source is None:
+            raise UsageError("an encoder-decoder needs a source (or a cache that has seen it)")
+        else:
+            memory = self._encode(source)
+            if cache is not None:
+                cache.source = source
+        mask = source_mask(batch, source)
+        return memory, Sight(mask.mask, mask.is_causal)
+
+    def _encode(self, source: TokenBatch) -> Tensor:
+        assert self.encoder is not None
+        facts = self._inspect(source)
+        sight = self._sight(source, None, facts, self.encoder_bias)
+        x: Tensor = self.embeddings(source, shared_positions=facts.shared_positions)
+        for block in self.encoder:
+            x = block(x, sight, remat=self.remat)
+        return x if self.encoder_norm is None else self.encoder_norm(x)
+
+    def _sight(
+        self, batch: TokenBatch, keys: TokenBatch | None, facts: Facts, bias: RelativeBias | None
+    ) -> Sight:
+        mask, causal = sdpa_mask(batch, keys, facts)
+        pos = batch.pos[:1] if facts.shared_positions else batch.pos
+        rotary = self.config.rotary
+        angles = None if rotary is None else rotary_angles(pos, self.config.head_width, rotary)
+        if bias is None:
+            return Sight(mask, causal, angles)
+        if causal:  # SDPA takes a mask or is_causal, not both: write the causal rule into the scores.
+            length = pos.shape[1]
+            mask = torch.ones((length, length), dtype=torch.bool, device=pos.device).tril()[None, None]
+        return Sight(bias(pos, pos if keys is None else keys.pos, mask), False, angles)
+
+    def _inspect(self, batch: TokenBatch) -> Facts:
+        facts, config = inspect(batch), self.config
+        if config.absolute is not None and facts.max_position >= config.max_positions:
+            raise UsageError(
+                f"a token has position {facts.max_position} and the model has {config.max_positions} "
+                f"positions (0 to {config.max_positions - 1}); shorten the text"
+            )
+        if facts.max_id >= config.rows or facts.min_id < 0:
+            bad = facts.min_id if facts.min_id < 0 else facts.max_id
+            raise UsageError(
+                f"token id {bad} is outside the vocabulary (0 to {config.vocab_size - 1}); "
+                f"was the text encoded with another tokenizer?"
+            )
+        return facts
+
+    def _declare_initial_values(self) -> None:
+        """Deviations for `nn.init.initialize`: narrower into the residual stream, zero rows beyond the vocabulary."""
+        config = self.config
+        for module in self.modules():
+            declare(module, Initial(config.init_std))
+        for stack in (self.encoder, self.layers):
+            blocks = [b for b in stack or () if isinstance(b, Block)]
+            into = [module for block in blocks for module in block.into_residual()]
+            for module in into if config.scale_residual else ():
+                declare(module, Initial(config.init_std / len(into) ** 0.5))
+        for table in (self.embeddings.token, self.head.table):
+            if table is not None:
+                declare(table, Initial(config.init_std, config.vocab_size))
+
+
+def _relative_bias(config: TransformerConfig, bias: T5Bias, bidirectional: bool) -> RelativeBias:
+    return RelativeBias(bias, config.n_heads, bidirectional=bidirectional)
