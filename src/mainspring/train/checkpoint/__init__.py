@@ -1,0 +1,26 @@
+"""Checkpoints: named logical tensors in slices with checksums, written atomically and verified by reading
+back."""
+
+from mainspring.train.checkpoint.folder import complete, latest, prune, sweep, verify
+from mainspring.train.checkpoint.io import load, load_model_state, save
+from mainspring.train.checkpoint.manifest import Entry, Manifest, Slice
+from mainspring.train.checkpoint.saver import Outcome, Saver
+from mainspring.train.checkpoint.state import model_state, optimizer_state
+
+__all__ = [
+    "Entry",
+    "Manifest",
+    "Outcome",
+    "Saver",
+    "Slice",
+    "complete",
+    "latest",
+    "load",
+    "load_model_state",
+    "model_state",
+    "optimizer_state",
+    "prune",
+    "save",
+    "sweep",
+    "verify",
+]
