@@ -1,8 +1,8 @@
 """Start several ranks for a test and collect what they return.
 
-Ranks are forked from a server process that has torch imported but has run nothing, so that a start costs a fraction
-of a second instead of an import of torch for each rank, and nothing of the test's own process (threads, autograd,
-open groups) leaks into a rank.
+Ranks are forked from a server process that has torch imported but has run nothing, so that a start costs a
+fraction of a second instead of an import of torch for each rank, and nothing of the test's own process
+(threads, autograd, open groups) leaks into a rank.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class RankFailure(AssertionError):
 
 def run_ranks(fn: Callable[..., Any], world: int, *args: Any, timeout: float = 120, init: bool = True,
               env: bool = True) -> list[Any]:
-    """Run `fn(rank, world, *args)` on `world` processes of one thread each and return the results in rank order.
+    """Run `fn(rank, world, *args)` on `world` processes of one thread each and return the results in rank
+    order.
 
     Args:
         fn: a function at the top level of a module; `args` and the results must pickle.
@@ -51,12 +52,13 @@ def run_ranks(fn: Callable[..., Any], world: int, *args: Any, timeout: float = 1
     with tempfile.TemporaryDirectory(prefix="ranks-") as folder:
         variables = {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1",
                      "MASTER_PORT": str(free_port())} if env else {}
+        store = str(Path(folder) / "store") if init else ""
         processes, pipes = [], []
         for rank in range(world):
             here, there = context.Pipe(duplex=False)
             process = context.Process(
                 target=_rank, daemon=True, name=f"rank{rank}",
-                args=(there, source, rank, world, args, str(Path(folder) / "store") if init else "", variables, timeout))
+                args=(there, source, rank, world, args, store, variables, timeout))
             process.start()
             there.close()
             processes.append(process)
@@ -105,8 +107,8 @@ def _collect(pipes: list[Connection], deadline: float, timeout: float) -> list[A
     return [results[rank] for rank in range(len(pipes))]
 
 
-def _rank(pipe: Connection, source: tuple[str, str, str], rank: int, world: int, args: tuple[Any, ...], store: str,
-          variables: dict[str, str], timeout: float) -> None:
+def _rank(pipe: Connection, source: tuple[str, str, str], rank: int, world: int, args: tuple[Any, ...],
+          store: str, variables: dict[str, str], timeout: float) -> None:
     try:
         os.environ.update(variables)
         if variables:

@@ -1,4 +1,5 @@
-"""Plan: how a run is spread over ranks, as a value that can be compared, stored and costed before it is executed."""
+"""Plan: how a run is spread over ranks, as a value that can be compared, stored and costed before it is
+executed."""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ from mainspring.config import Section
 class Plan(Section):
     """Spread of a run over `world` ranks.
 
-    ZeRO stages follow Rajbhandari et al. 2020 (arXiv 1910.02054): 1 shards optimizer states, 2 also gradients,
-    3 also parameters.
+    ZeRO stages follow Rajbhandari et al. 2020 (arXiv 1910.02054): 1 shards optimizer states, 2 also
+    gradients, 3 also parameters.
     """
 
     data: int = Field(1, ge=1)

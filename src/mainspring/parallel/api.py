@@ -1,0 +1,176 @@
+"""Carry out a plan on any module: `apply`, then the four verbs a training loop needs."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
+
+from mainspring import comm
+from mainspring.comm import Counter
+from mainspring.errors import PlanError
+from mainspring.parallel.mesh import build_mesh, check_world
+from mainspring.parallel.plan import Plan
+from mainspring.parallel.precision import Autocast, Precision
+from mainspring.parallel.remat import set_remat
+from mainspring.parallel.shard import Sharded
+from mainspring.parallel.strategy import Replicated, Strategy, on_meta, remember, strategy_of
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def apply(model: M, plan: Plan, *, mesh: DeviceMesh | None = None, precision: Precision = "fp32",
+          reduce: Literal["mean", "sum"] = "mean", counter: Counter | None = None) -> M:
+    """Spread `model` over ranks as `plan` says, in place; the loop around it stays as it is.
+
+    Every rank calls this with the same module. It may have storage (rank 0's values are given to all) or live
+    on the
+    meta device (call `materialize` next). Make the optimizer afterwards. With one rank there is nothing to
+    shard: any ZeRO stage is then legal and changes nothing.
+
+    Args:
+        model: any module; its units are what `blocks()` returns, else its lists of like modules.
+        plan: how to spread it.
+        mesh: a mesh with the axis "data"; None makes one over all ranks.
+        precision: "bf16" computes in bfloat16 over fp32 parameters, gradients and reductions.
+        reduce: how gradients of ranks are joined. "mean" suits a loss averaged on each rank over equal
+            counts, "sum" a loss that is already divided by the global count.
+        counter: told all traffic; None makes one (see `traffic`).
+
+    Returns:
+        The same object.
+
+    Raises:
+        PlanError: the plan's world is not the number of ranks, the mesh does not fit, or `model` has a plan
+            already.
+    """
+    if type(strategy_of(model)) is not Strategy:
+        raise PlanError("this model is spread already; apply a plan once, to a fresh model")
+    if mesh is None:
+        device = next((p.device.type for p in model.parameters() if not p.is_meta), None)
+        mesh = build_mesh(plan, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    elif mesh.size() != plan.world:
+        raise PlanError(f"the mesh has {mesh.size()} ranks and the plan {plan.world}")
+    else:
+        check_world(plan)
+    counter = Counter() if counter is None else counter
+    set_remat(model, plan.remat)
+    if mesh is None or plan.data == 1:
+        strategy = Strategy(model, plan, None, counter)
+    elif plan.zero == 0:
+        strategy = Replicated(model, plan, mesh.get_group(), counter, reduce)
+    else:
+        strategy = Sharded(model, plan, mesh, counter, precision=precision, reduce=reduce)
+    if precision == "bf16" and not isinstance(strategy, Sharded):
+        Autocast(model)
+    remember(model, strategy)
+    return model
+
+
+def materialize(model: nn.Module, device: torch.device | str, init: Callable[[nn.Module], None], *,
+                equal: bool = True) -> None:
+    """Give a model from the meta device its storage: each rank allocates only what it keeps.
+
+    Args:
+        model: a module on meta, before or after `apply`. Tied parameters stay tied.
+        device: where the storage goes.
+        init: fills every parameter and buffer in place; sharded ones are DTensors.
+        equal: `init` surely gives the same values on every rank, so rank 0's need not be sent.
+    """
+    ties = _ties(model)
+    model.to_empty(device=device)
+    for (owner, name), *others in ties:
+        shared = owner._parameters[name]
+        for module, other in others:
+            module._parameters[other] = shared
+    with torch.no_grad():
+        init(model)
+    assert not on_meta([*model.parameters(), *model.buffers()])
+    strategy_of(model).materialized(equal=equal)
+
+
+def no_sync(model: nn.Module) -> AbstractContextManager[None]:
+    """A context for the backward passes of a step before its last (gradient accumulation).
+
+    ZeRO 0 and 1 add gradients up on each rank and reduce them once, in the step's last backward. ZeRO 2 and 3
+    keep only shards of gradients and so reduce in each; 2 leaves the parameters gathered until the last.
+    """
+    return strategy_of(model).no_sync()
+
+
+def settle(model: nn.Module) -> None:
+    """Forget gathered copies of sharded parameters: call it after changing parameters other than by an
+    optimizer."""
+    strategy_of(model).settle()
+
+
+def traffic(model: nn.Module) -> Counter:
+    """The tally of what the plan's collectives have moved for `model`."""
+    return strategy_of(model).counter
+
+
+def clip_grad_norm(model: nn.Module, max_norm: float) -> float:
+    """Scale all gradients so that their global 2-norm is at most `max_norm`, and return the norm they had.
+
+    The norm is over all parameters and all ranks: shards are counted once each, replicated gradients once.
+    Gradients are left alone where the norm is within bounds, where it is not finite (so that the culprit can
+    be found), and where `max_norm` is 0 or infinite (measure only).
+    """
+    plain, sharded = _local_gradients(model)
+    device = next((g.device for g in (*plain, *sharded)), torch.device("cpu"))
+    square = _square(sharded, device)
+    strategy = strategy_of(model)
+    if isinstance(strategy, Sharded):
+        comm.all_reduce(square, name="norm", group=strategy.group, counter=strategy.counter)
+    norm = float((square + _square(plain, device)).sqrt())
+    if 0 < max_norm < norm and math.isfinite(norm):
+        for gradients in (plain, sharded):
+            for group in _by_dtype(gradients):
+                torch._foreach_mul_(group, max_norm / norm)
+    return norm
+
+
+def _local_gradients(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """Gradients that every rank has whole, and this rank's shards of the others."""
+    plain: list[Tensor] = []
+    sharded: list[Tensor] = []
+    for parameter in model.parameters():
+        gradient = parameter.grad
+        if isinstance(gradient, DTensor):
+            sharded.append(gradient.to_local())
+        elif gradient is not None:
+            plain.append(gradient)
+    return plain, [shard for shard in sharded if shard.numel()]
+
+
+def _square(tensors: list[Tensor], device: torch.device) -> Tensor:
+    """Sum of squares of all elements, fp64 [] (fp32 where the device has no fp64)."""
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    norms = [norm for group in _by_dtype(tensors) for norm in torch._foreach_norm(group, dtype=torch.float32)]
+    if not norms:
+        return torch.zeros((), dtype=dtype, device=device)
+    return torch.stack([norm.to(device) for norm in norms]).to(dtype).square().sum()
+
+
+def _by_dtype(tensors: list[Tensor]) -> list[list[Tensor]]:
+    groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = defaultdict(list)
+    for tensor in tensors:
+        groups[tensor.dtype, tensor.device].append(tensor)
+    return list(groups.values())
+
+
+def _ties(model: nn.Module) -> list[list[tuple[nn.Module, str]]]:
+    """Places that share one parameter, for each parameter with more than one."""
+    places: dict[int, list[tuple[nn.Module, str]]] = defaultdict(list)
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                places[id(parameter)].append((module, name))
+    return [found for found in places.values() if len(found) > 1]

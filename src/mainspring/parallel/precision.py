@@ -1,0 +1,30 @@
+"""Computation in bfloat16 over fp32 master weights, with the user's loop left alone."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+Precision = Literal["fp32", "bf16"]
+
+
+class Autocast:
+    """Hooks that run a module's forward under bfloat16 autocast."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._entered: list[torch.autocast] = []
+        model.register_forward_pre_hook(self._enter, prepend=True, with_kwargs=True)
+        # always_call: autocast must end also where the forward raises.
+        model.register_forward_hook(self._leave, always_call=True)
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        parameter = next(module.parameters(), None)
+        context = torch.autocast("cpu" if parameter is None else parameter.device.type, torch.bfloat16)
+        context.__enter__()  # type: ignore[no-untyped-call]
+        self._entered.append(context)
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self._entered:
+            self._entered.pop().__exit__(None, None, None)

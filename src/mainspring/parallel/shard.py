@@ -1,0 +1,142 @@
+"""ZeRO stages 1 to 3 on PyTorch's FSDP2 (`fully_shard`): one unit for each block, one for the rest.
+
+What a rank keeps whole, and when the ranks talk (m micro-batches in a step):
+
+- stage 1: optimizer states are sharded. Gradients add up unsharded; one reduce-scatter and one all-gather a
+  step.
+- stage 2: gradients too: a reduce-scatter each micro-batch; parameters stay gathered between micro-batches.
+- stage 3: parameters too: gathered for the forward and again for the backward of each block.
+
+On gloo the collectives are our own exchanges (`mainspring.comm`), under the interfaces that FSDP2 leaves
+open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp._fully_shard._fsdp_api import AllGather, ReduceScatter
+
+from mainspring import comm
+from mainspring.comm import Counter
+from mainspring.parallel.blocks import shardable_blocks
+from mainspring.parallel.broadcast import broadcast_tensors
+from mainspring.parallel.plan import Plan
+from mainspring.parallel.precision import Precision
+from mainspring.parallel.strategy import Strategy, on_meta
+
+
+class Sharded(Strategy):
+    """A model whose states are sharded over the data axis of `mesh`."""
+
+    def __init__(self, model: nn.Module, plan: Plan, mesh: DeviceMesh, counter: Counter, *,
+                 precision: Precision, reduce: Literal["mean", "sum"]) -> None:
+        super().__init__(model, plan, mesh.get_group(), counter)
+        if not on_meta(model.parameters()):
+            broadcast_tensors([*model.parameters(), *model.buffers()], name="start", group=self.group,
+                              counter=counter)
+        dtypes = (torch.bfloat16, torch.float32) if precision == "bf16" else (None, None)
+        policy = MixedPrecisionPolicy(*dtypes)
+        blocks = shardable_blocks(model)
+        for block in blocks:
+            fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=plan.zero == 3)
+        # The rest stays gathered from its forward to its backward, which follow each other at once.
+        fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+        self._units: list[FSDPModule] = [m for m in (model, *blocks) if isinstance(m, FSDPModule)]
+        self._root = self._units[0]
+        self._precision = precision
+        gather, scatter = _AllGather(counter), _ReduceScatter(counter, reduce)
+        for unit in self._units:
+            unit.set_custom_all_gather(gather)
+            unit.set_custom_reduce_scatter(scatter)
+            # Division is the exchange's: for FSDP2 there is nothing to scale.
+            unit.set_gradient_divide_factor(1.0)
+            unit.set_force_sum_reduction_for_comms(True)
+        if hasattr(self._root, "set_reduce_scatter_unused_params"):
+            self._root.set_reduce_scatter_unused_params(True)
+        model.register_forward_hook(self._after_forward)
+
+    def materialized(self, *, equal: bool) -> None:
+        tensors = [*self.model.buffers()]
+        broadcast_tensors(tensors, name="start", group=self.group, counter=self.counter)
+
+    def no_sync(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.plan.zero == 3 else self._keep_gathered()
+
+    def settle(self) -> None:
+        for unit in self._units:
+            unit.reshard()
+
+    @contextmanager
+    def _keep_gathered(self) -> Iterator[None]:
+        self._root.set_reshard_after_backward(False)
+        if self.plan.zero == 1:
+            self._root.set_requires_gradient_sync(False)
+        try:
+            yield
+        finally:
+            self._root.set_reshard_after_backward(True)
+            if self.plan.zero == 1:
+                self._root.set_requires_gradient_sync(True)
+                if self._precision == "bf16":
+                    self._fill_missing_sums()
+
+    def _fill_missing_sums(self) -> None:
+        # FSDP2 adds up bf16 gradients in fp32 but stands in for a missing one with bf16 zeros, and then refuses
+        # to reduce the mixture: give parameters that were not used so far an fp32 sum as well.
+        for unit in self._units:
+            for group in unit._get_fsdp_state()._fsdp_param_groups:
+                if all(p.unsharded_accumulated_grad is None for p in group.fsdp_params):
+                    continue
+                for param in group.fsdp_params:
+                    if param.sharded_param.requires_grad and param.unsharded_accumulated_grad is None:
+                        zeros = torch.zeros_like(param.unsharded_param, dtype=torch.float32)
+                        param.unsharded_accumulated_grad = zeros
+
+    def _after_forward(self, module: nn.Module, args: Any, output: Any) -> None:
+        # Without a backward nobody drops the gathered parameters, and an optimizer step would leave them
+        # stale.
+        if not torch.is_grad_enabled():
+            self.settle()
+
+
+class _Allocate:
+    """Buffers for FSDP2's copies in and out."""
+
+    def allocate(self, size: Sequence[int | torch.SymInt], *, dtype: torch.dtype,
+                 device: torch.device) -> Tensor:
+        return torch.empty(*size, dtype=dtype, device=device)
+
+
+class _AllGather(_Allocate, AllGather):
+    """FSDP2's all-gather, counted and through `mainspring.comm`."""
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+
+    def __call__(self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup,
+                 async_op: bool = False) -> dist.Work | None:
+        for work in comm.all_gather(output_tensor, input_tensor, name="parameters", group=group,
+                                    counter=self._counter):
+            work.wait()
+        return None
+
+
+class _ReduceScatter(_Allocate, ReduceScatter):
+    """FSDP2's reduce-scatter, counted and through `mainspring.comm`; it also takes the mean."""
+
+    def __init__(self, counter: Counter, reduce: Literal["mean", "sum"]) -> None:
+        self._counter, self._reduce = counter, reduce
+
+    def __call__(self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, op: Any,
+                 async_op: bool = False) -> dist.Work | None:
+        comm.reduce_scatter(output_tensor, input_tensor, name="gradients", op=self._reduce, group=group,
+                            counter=self._counter).wait()
+        return None

@@ -1,0 +1,101 @@
+"""What every way of spreading a model over ranks offers, and how a model remembers its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from mainspring.comm import Counter
+from mainspring.parallel.broadcast import broadcast_tensors
+from mainspring.parallel.plan import Plan
+from mainspring.parallel.replicate import GradientReducer
+
+_KEY = "_mainspring_strategy"
+
+
+class Strategy:
+    """How one model is spread; this one: not at all (one process)."""
+
+    def __init__(self, model: nn.Module, plan: Plan, group: dist.ProcessGroup | None,
+                 counter: Counter) -> None:
+        self.model, self.plan, self.group, self.counter = model, plan, group, counter
+
+    def no_sync(self) -> AbstractContextManager[None]:
+        """A context for the backward passes of a step before its last."""
+        return nullcontext()
+
+    def materialized(self, *, equal: bool) -> None:
+        """The model got storage; `equal` where every rank surely filled it with the same values."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Strategy:
+        # A copy of a model (an average of weights, say) is a plain module; a process group cannot be copied.
+        return self
+
+    def settle(self) -> None:
+        """Drop gathered copies of parameters, so that a change of the shards is seen by the next forward."""
+
+
+class Replicated(Strategy):
+    """ZeRO stage 0: every rank holds all states and gradients are all-reduced."""
+
+    def __init__(self, model: nn.Module, plan: Plan, group: dist.ProcessGroup | None, counter: Counter,
+                 reduce: Any) -> None:
+        super().__init__(model, plan, group, counter)
+        self._reduce = reduce
+        self._reducer: GradientReducer | None = None
+        self._watched: list[tuple[nn.Parameter, bool]] = []
+        if not on_meta(model.parameters()):
+            self.materialized(equal=False)
+        model.register_forward_pre_hook(self._before_forward)
+
+    def materialized(self, *, equal: bool) -> None:
+        tensors = [*(() if equal else self.model.parameters()), *self.model.buffers()]
+        broadcast_tensors(tensors, name="start", group=self.group, counter=self.counter)
+        self._attach()
+
+    def no_sync(self) -> AbstractContextManager[None]:
+        if self._reducer is None:
+            self.materialized(equal=False)
+        assert self._reducer is not None
+        return self._reducer.no_sync()
+
+    def _attach(self) -> None:
+        if self._reducer is not None:
+            self._reducer.close()
+        self._watched = [(p, p.requires_grad) for p in self.model.parameters()]
+        named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        self._reducer = GradientReducer(named, self.group, self._reduce, self.counter)
+
+    def _before_forward(self, module: nn.Module, args: Any) -> None:
+        # A forward inside a backward (recomputation of the whole model) belongs to the step under way.
+        if not torch.is_grad_enabled() or torch._C._current_graph_task_id() != -1:
+            return
+        if self._reducer is None:
+            self.materialized(equal=False)
+        elif any(p.requires_grad is not was for p, was in self._watched):
+            self._attach()  # a part was frozen or thawed
+        else:
+            self._reducer.reset()
+
+
+def strategy_of(model: nn.Module) -> Strategy:
+    """The strategy that `apply` gave to `model`; one of a single process where it gave none."""
+    found = model.__dict__.get(_KEY)
+    return found if isinstance(found, Strategy) else Strategy(model, Plan(), None, Counter())
+
+
+def remember(model: nn.Module, strategy: Strategy) -> None:
+    """Tie `strategy` to `model`."""
+    # Past nn.Module.__setattr__: a strategy is no submodule and no part of the state dict.
+    model.__dict__[_KEY] = strategy
+
+
+def on_meta(tensors: Iterable[Tensor]) -> bool:
+    """True where one of `tensors` has no storage yet."""
+    return any((t.to_local() if isinstance(t, DTensor) else t).is_meta for t in tensors)
