@@ -1,4 +1,5 @@
-"""Data: readers, token shards, mixtures, the global order of samples, and batches. Building is in `mainspring.data.build`."""
+"""Data: readers, token shards, mixtures, the global order of samples, and batches. Building is in
+`mainspring.data.build`."""
 
 from mainspring.data.batch import IGNORE, TokenBatch, bidirectional_batch, causal_batch, pad_rows
 from mainspring.data.config import BuildConfig, DataConfig, SourceConfig

@@ -34,7 +34,8 @@ class TokenBatch(NamedTuple):
     lang: Tensor | None = None
     """Language index, int64 (None: all 0)."""
     doc: Tensor | None = None
-    """Document within the row, int64: tokens of different documents never see each other (None: one a row)."""
+    """Document within the row, int64: tokens of different documents never see each other (None: one a
+    row)."""
     valid: Tensor | None = None
     """False at padding (None: no padding)."""
     labels: Tensor | None = None
@@ -57,7 +58,8 @@ def restart_at_documents(doc: Tensor) -> Tensor:
 def causal_batch(
     ids: Tensor, *, doc: Tensor | None = None, valid: Tensor | None = None, labels: Tensor | None = None
 ) -> TokenBatch:
-    """Text in which a token sees itself and what precedes it. ids [B, T]; positions restart at each document."""
+    """Text in which a token sees itself and what precedes it. ids [B, T]; positions restart at each
+    document."""
     index = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
     pos = index if doc is None else restart_at_documents(doc)
     return TokenBatch(ids, pos, rank=index, doc=doc, valid=valid, labels=labels)

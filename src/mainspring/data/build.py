@@ -1,4 +1,5 @@
-"""Building token shards: sources are read, normalised, split, encoded and written in one stream of bounded memory."""
+"""Building token shards: sources are read, normalised, split, encoded and written in one stream of bounded
+memory."""
 
 from __future__ import annotations
 
@@ -100,14 +101,20 @@ class _Stream:
     segments: list[shards.Segment] = field(default_factory=list)
 
 
-def build(sources: Sequence[Source], tokenizer: Tokenizer | TokenizerSpec | str | Path, out_dir: str | Path, *,
-          holdout: float = 0.02, normalization: NormalizeConfig | None = None,
-          progress: Callable[[Progress], None] | None = None) -> BuildReport:
+def build(
+    sources: Sequence[Source],
+    tokenizer: Tokenizer | TokenizerSpec | str | Path,
+    out_dir: str | Path,
+    *,
+    holdout: float = 0.02,
+    normalization: NormalizeConfig | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> BuildReport:
     """Build token shards in `out_dir` and return an account.
 
-    The same text and settings give the same files under the same names. Each document ends with the tokenizer's
-    separator. A document is held out where the hash of its text says so, so copies of it are on the same side; if
-    chance holds out no document at all, the one with the smallest hash is.
+    The same text and settings give the same files under the same names. Each document ends with the
+    tokenizer's separator. A document is held out where the hash of its text says so, so copies of it are on
+    the same side; if chance holds out no document at all, the one with the smallest hash is.
 
     Args:
         sources: what to read, in order; a (name, documents) pair must be iterable twice.
@@ -121,19 +128,34 @@ def build(sources: Sequence[Source], tokenizer: Tokenizer | TokenizerSpec | str 
         DataError: a source does not exist, two have one name, or no document was found.
         TokenizerError: the tokenizer cannot be loaded or trained, or has no separator.
     """
-    return _Builder(sources, Path(out_dir), holdout, normalization or NormalizeConfig(), progress).run(tokenizer)
+    return _Builder(sources, Path(out_dir), holdout, normalization or NormalizeConfig(), progress).run(
+        tokenizer
+    )
 
 
-def build_from(config: BuildConfig, out_dir: str | Path, *,
-               progress: Callable[[Progress], None] | None = None) -> BuildReport:
+def build_from(
+    config: BuildConfig, out_dir: str | Path, *, progress: Callable[[Progress], None] | None = None
+) -> BuildReport:
     """Build what a configuration describes; see `build`."""
-    return build(config.sources, config.tokenizer, out_dir, holdout=config.holdout, normalization=config.normalize,
-                 progress=progress)
+    return build(
+        config.sources,
+        config.tokenizer,
+        out_dir,
+        holdout=config.holdout,
+        normalization=config.normalize,
+        progress=progress,
+    )
 
 
 class _Builder:
-    def __init__(self, sources: Sequence[Source], out_dir: Path, holdout: float, normalization: NormalizeConfig,
-                 progress: Callable[[Progress], None] | None) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        out_dir: Path,
+        holdout: float,
+        normalization: NormalizeConfig,
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
         names = [s.name if isinstance(s, SourceConfig) else s[0] for s in sources]
         if not names:
             raise DataError("no sources: name at least one file, directory or embedded corpus")
@@ -159,10 +181,11 @@ class _Builder:
         threshold = int(self.holdout * (1 << 64))
         self._start()
         streams = self._encode(vocabulary, threshold)
-        if self.holdout > 0 and self.report.documents["holdout"] == 0 < self.report.documents["train"] - 1:
-            streams = self._encode(vocabulary, self.smallest + 1)
-        elif self.report.documents["train"] == 0 < self.report.documents["holdout"] - 1:
-            streams = self._encode(vocabulary, self.smallest + 1)
+        counts = self.report.documents
+        if self.holdout > 0 and min(counts.values()) == 0 and sum(counts.values()) > 1:
+            streams = self._encode(
+                vocabulary, self.smallest + 1
+            )  # few documents, and chance put all on one side
         self._finish(vocabulary, streams)
         self.report.seconds = time.perf_counter() - self.began
         return self.report
@@ -175,20 +198,22 @@ class _Builder:
         elif not isinstance(given, Tokenizer):
             given = Tokenizer.load(given)
         if given.separator is None:
-            raise TokenizerError("the tokenizer has no token that ends a document (eos or sep); add one, or name it in "
-                                 "special_tokens_map.json")
+            raise TokenizerError(
+                "the tokenizer has no token that ends a document (eos or sep); add one, or name it in "
+                "special_tokens_map.json"
+            )
         return given
 
     def _sample(self, budget: int) -> Iterator[str]:
         sample = HashSample(budget)
         for name in self.sources:
             kept: list[Document] | None = []
-            scanned = documents = 0
+            scanned = 0
             limit = max(1, SCAN * budget // len(self.sources))
-            for document in self._read(name):
-                scanned += utf8_length(document.text)
-                documents += 1
-                sample.add(document.text, _hash(document.text))
+            for documents, document in enumerate(self._read(name), 1):
+                size = utf8_length(document.text)
+                scanned += size
+                sample.add(document.text, _hash(document.text), size)
                 if kept is not None:
                     kept.append(document)
                     kept = kept if scanned <= REPLAY // len(self.sources) else None
@@ -231,7 +256,8 @@ class _Builder:
 
     def _encode(self, tokenizer: Tokenizer, threshold: int) -> dict[tuple[str, str], _Stream]:
         report = self.report
-        report.documents, report.tokens, report.bytes = {"train": 0, "holdout": 0}, {"train": 0, "holdout": 0}, 0
+        report.documents, report.tokens = {"train": 0, "holdout": 0}, {"train": 0, "holdout": 0}
+        report.bytes = 0
         self.files: dict[str, shards.ShardFile] = {}
         dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
         end = np.array([tokenizer.separator], dtype=dtype)
@@ -266,10 +292,14 @@ class _Builder:
         report = self.report
         if not streams:
             found = "; ".join(str(fault) for r in report.sources.values() for fault in r.examples[:3])
-            raise DataError(f"no document was found in {', '.join(self.sources)}" + (f" ({found})" if found else ""))
+            raise DataError(
+                f"no document was found in {', '.join(self.sources)}" + (f" ({found})" if found else "")
+            )
         if self.holdout > 0 and report.documents["holdout"] == 0:
-            report.warnings.append("nothing is held out: there is one document only, so evaluation has no text; add "
-                                   "documents, or lower max_document_bytes so that a file becomes several")
+            report.warnings.append(
+                "nothing is held out: there is one document only, so evaluation has no text; add "
+                "documents, or lower max_document_bytes so that a file becomes several"
+            )
         for name in self.sources:
             if not any(stream.source == name for stream in streams.values()):
                 report.warnings.append(f"source {name!r} gave no document")
@@ -277,28 +307,40 @@ class _Builder:
         splits: dict[str, dict[str, Any]] = {"train": {}, "holdout": {}}
         for (split, key), stream in sorted(streams.items()):
             splits[split][key] = {
-                "source": stream.source, "lang": stream.lang, "bytes": stream.bytes,
+                "source": stream.source,
+                "lang": stream.lang,
+                "bytes": stream.bytes,
                 "tokens": sum(s.tokens for s in stream.segments),
                 "documents": sum(s.documents for s in stream.segments),
                 "segments": [list(segment) for segment in stream.segments],
             }
-        shards.write_manifest(self.out_dir, {
-            "format": shards.FORMAT, "version": shards.VERSION,
-            "dtype": "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32",
-            "tokenizer": {"hash": tokenizer.hash, "vocab_size": tokenizer.vocab_size,
-                          "separator": tokenizer.separator},
-            "holdout": self.holdout, "normalize": self.normalization.model_dump(mode="json"),
-            "shards": {name: entry._asdict() for name, entry in self.files.items()},
-            "splits": splits,
-            "read": {name: read_report.to_dict() for name, read_report in report.sources.items()},
-        })
+        shards.write_manifest(
+            self.out_dir,
+            {
+                "format": shards.FORMAT,
+                "version": shards.VERSION,
+                "dtype": "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32",
+                "tokenizer": {
+                    "hash": tokenizer.hash,
+                    "vocab_size": tokenizer.vocab_size,
+                    "separator": tokenizer.separator,
+                },
+                "holdout": self.holdout,
+                "normalize": self.normalization.model_dump(mode="json"),
+                "shards": {name: entry._asdict() for name, entry in self.files.items()},
+                "splits": splits,
+                "read": {name: read_report.to_dict() for name, read_report in report.sources.items()},
+            },
+        )
         shards.remove_strays(self.out_dir / shards.SHARDS, set(self.files))
         report.shards = len(self.files)
 
     def _start(self) -> None:
         self.began, self.told = time.perf_counter(), 0.0
 
-    def _tell(self, stage: str, source: str, documents: int, size: int, tokens: int, *, force: bool = False) -> None:
+    def _tell(
+        self, stage: str, source: str, documents: int, size: int, tokens: int, *, force: bool = False
+    ) -> None:
         if self.progress is None:
             return
         now = time.perf_counter()
@@ -310,12 +352,18 @@ class _Builder:
 def source_of(path: str, name: str | None = None, **settings: Any) -> SourceConfig:
     """A source for a path given by hand; its name is that of the file without endings."""
     plain = path.rpartition("/")[2] if not path.startswith("embedded:") else path.partition(":")[2]
-    letters = "".join(c if c.isascii() and (c.isalnum() or c in "._+-") else "-" for c in plain.partition(".")[0])
-    return parse(SourceConfig, {"name": name or letters.strip("-._+")[:64] or "text", "path": path, **settings})
+    letters = "".join(
+        c if c.isascii() and (c.isalnum() or c in "._+-") else "-" for c in plain.partition(".")[0]
+    )
+    return parse(
+        SourceConfig, {"name": name or letters.strip("-._+")[:64] or "text", "path": path, **settings}
+    )
 
 
 def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+    return int.from_bytes(
+        hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"
+    )
 
 
 def _counted(documents: Iterable[Document], name: str, report: ReadReport) -> Iterator[Document]:

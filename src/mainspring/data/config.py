@@ -25,12 +25,13 @@ class SourceConfig(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")
     """How mixtures and reports call it."""
     path: str
-    """A file, a directory, a glob pattern, or `embedded:docstrings` or `embedded:udhr`; .gz and .zip are opened."""
+    """A file, a directory, a glob pattern, or `embedded:docstrings` or `embedded:udhr`; .gz and .zip are
+    opened."""
     format: Format = "auto"
     """Of the files; auto goes by their names (.jsonl .ndjson .csv .tsv, else text)."""
     text_field: str = "text"
-    """JSON lines: the field that holds the text (dots lead into objects); CSV and TSV: the column by its name in the
-    header, or `#1`, `#2`, ... by its place in files without a header."""
+    """JSON lines: the field that holds the text (dots lead into objects); CSV and TSV: the column by its name
+    in the header, or `#1`, `#2`, ... by its place in files without a header."""
     lang_field: str | None = None
     """Field or column that holds a document's language tag."""
     lang: str | None = None
@@ -53,7 +54,7 @@ class SourceConfig(Section):
             name = codecs.lookup(value).name
         except LookupError:
             raise ValueError(f"encoding {value!r} is unknown to Python") from None
-        if "a\n,\"".encode(name) != b'a\n,"':
+        if 'a\n,"'.encode(name) != b'a\n,"':
             raise ValueError(f"encoding {value!r} does not contain ASCII; convert the files to UTF-8 first")
         return name
 
@@ -91,7 +92,7 @@ class DataConfig(Section):
     seq_len: int = Field(ge=1)
     """Tokens in a row."""
     alpha: float = Field(1.0, ge=0.0)
-    """A stream of n tokens is drawn in proportion to n^alpha: 1 as it comes, 0 evenly, 0.3 to 0.7 lifts small ones
-    (Conneau and Lample 2019, arXiv 1901.07291, equation in section 3.1)."""
+    """A stream of n tokens is drawn in proportion to n^alpha: 1 as it comes, 0 evenly, 0.3 to 0.7 lifts small
+    ones (Conneau and Lample 2019, arXiv 1901.07291, equation in section 3.1)."""
     weights: dict[str, float] | None = None
     """Shares of sources, or of streams, by name; then only those are read and alpha acts inside a source."""

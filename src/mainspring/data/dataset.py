@@ -34,8 +34,15 @@ class TokenStream:
     Each document ends with the separator. Nothing is read until a window is asked for.
     """
 
-    def __init__(self, name: str, source: str, lang: str | None, size: int, segments: Sequence[Segment],
-                 maps: Mapping[str, tuple[NDArray[Any], NDArray[np.int64]]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        source: str,
+        lang: str | None,
+        size: int,
+        segments: Sequence[Segment],
+        maps: Mapping[str, tuple[NDArray[Any], NDArray[np.int64]]],
+    ) -> None:
         self.name = name
         """Name of the stream: the source's, or `source/language`."""
         self.source = source
@@ -53,7 +60,8 @@ class TokenStream:
         self._starts = list(np.cumsum([0, *(segment.tokens for segment in segments)]).tolist())
 
     def rows(self, seq_len: int) -> int:
-        """Rows of `seq_len` inputs, each with a label, that fit: row k takes tokens k*seq_len .. (k+1)*seq_len."""
+        """Rows of `seq_len` inputs, each with a label, that fit: row k takes tokens k*seq_len ..
+        (k+1)*seq_len."""
         return max(0, (self.tokens - 1) // seq_len)
 
     def window(self, start: int, length: int) -> Window:
@@ -63,7 +71,9 @@ class TokenStream:
             DataError: they are not all in the stream.
         """
         if start < 0 or length < 0 or start + length > self.tokens:
-            raise DataError(f"stream {self.name!r}: tokens {start}..{start + length - 1} of {self.tokens} do not exist")
+            raise DataError(
+                f"stream {self.name!r}: tokens {start}..{start + length - 1} of {self.tokens} do not exist"
+            )
         ids = np.empty(length, dtype=np.int64)
         doc = np.zeros(length, dtype=np.int64)
         at = bisect_right(self._starts, start) - 1
@@ -74,7 +84,7 @@ class TokenStream:
             first = segment.first_token + start + filled - self._starts[at]
             take = min(length - filled, segment.first_token + segment.tokens - first)
             ids[filled : filled + take] = tokens[first : first + take]
-            # A document that begins inside adds one to all that follow it; a segment begins with a new document.
+            # A document that begins inside adds one to all after it, and every segment begins a document.
             low = int(np.searchsorted(offsets, first, side="left" if filled else "right"))
             high = int(np.searchsorted(offsets, first + take, side="left"))
             doc[offsets[low:high] - first + filled] += 1
@@ -121,7 +131,9 @@ class TokenData:
         """Where it is."""
         self.manifest = manifest
         """What the build recorded."""
-        self._maps = {name: self._map(name, shards.ShardFile(**entry)) for name, entry in manifest["shards"].items()}
+        self._maps = {
+            name: self._map(name, shards.ShardFile(**entry)) for name, entry in manifest["shards"].items()
+        }
         self._splits = {split: self._streams(split) for split in SPLITS}
 
     @classmethod
@@ -140,7 +152,9 @@ class TokenData:
         try:
             data = cls(place, manifest)
         except (KeyError, TypeError) as error:
-            raise DataError(f"{place / shards.MANIFEST}: incomplete ({error}); build the data again") from error
+            raise DataError(
+                f"{place / shards.MANIFEST}: incomplete ({error}); build the data again"
+            ) from error
         if verify:
             data.verify()
         return data
@@ -156,16 +170,26 @@ class TokenData:
                 path = self.directory / shards.SHARDS / f"{name}.{end}"
                 actual = shards.file_sha256(path)
                 if actual != expected:
-                    raise DataError(f"{path}: damaged: SHA-256 is {actual}, the manifest says {expected}; build it again")
+                    raise DataError(
+                        f"{path}: damaged: SHA-256 is {actual}, the manifest says {expected}; build it again"
+                    )
         expected = self.manifest["tokenizer"]["hash"]
         if self.tokenizer.hash != expected:
-            raise DataError(f"{self.directory / 'tokenizer.json'}: not the tokenizer these shards were built with: "
-                            f"hash {self.tokenizer.hash}, the manifest says {expected}")
+            raise DataError(
+                f"{self.directory / 'tokenizer.json'}: not the tokenizer these shards were built with: "
+                f"hash {self.tokenizer.hash}, the manifest says {expected}"
+            )
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that made the ids."""
         return Tokenizer.load(self.directory)
+
+    def describe(self, *, samples: int = 3) -> dict[str, Any]:
+        """What a person wants to know of the data, as plain values; see `mainspring.data.describe`."""
+        from mainspring.data.describe import describe
+
+        return describe(self, samples=samples)
 
     @property
     def vocab_size(self) -> int:
@@ -185,9 +209,15 @@ class TokenData:
         for name in sorted({stream.source for _, stream in streams}):
             own = [(split, stream) for split, stream in streams if stream.source == name]
             result[name] = SourceInfo(
-                name, tuple(sorted({stream.lang for _, stream in own if stream.lang})),
-                *({split: sum(getattr(stream, kind) for at, stream in own if at == split) for split in SPLITS}
-                  for kind in ("tokens", "documents", "bytes")),
+                name,
+                tuple(sorted({stream.lang for _, stream in own if stream.lang})),
+                *(
+                    {
+                        split: sum(getattr(stream, kind) for at, stream in own if at == split)
+                        for split in SPLITS
+                    }
+                    for kind in ("tokens", "documents", "bytes")
+                ),
             )
         return result
 
@@ -203,16 +233,24 @@ class TokenData:
 
     def _streams(self, split: str) -> dict[str, TokenStream]:
         return {
-            name: TokenStream(name, entry["source"], entry["lang"], entry["bytes"],
-                              [Segment(*segment) for segment in entry["segments"]], self._maps)
+            name: TokenStream(
+                name,
+                entry["source"],
+                entry["lang"],
+                entry["bytes"],
+                [Segment(*segment) for segment in entry["segments"]],
+                self._maps,
+            )
             for name, entry in sorted(self.manifest["splits"][split].items())
         }
 
     def _map(self, name: str, entry: shards.ShardFile) -> tuple[NDArray[Any], NDArray[np.int64]]:
         base = self.directory / shards.SHARDS / name
         dtype = np.dtype(self.manifest["dtype"]).newbyteorder("<")
-        return (_memory_map(base.with_suffix(".bin"), dtype, entry.tokens),
-                _memory_map(base.with_suffix(".idx"), np.dtype("<i8"), entry.documents + 1))
+        return (
+            _memory_map(base.with_suffix(".bin"), dtype, entry.tokens),
+            _memory_map(base.with_suffix(".idx"), np.dtype("<i8"), entry.documents + 1),
+        )
 
 
 def _memory_map(path: Path, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
@@ -223,5 +261,9 @@ def _memory_map(path: Path, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
         raise DataError(f"{path}: missing ({error.strerror}); build the data again") from error
     if actual != expected:
         state = "truncated" if actual < expected else "damaged"
-        raise DataError(f"{path}: {state}: {actual} bytes, the manifest says {expected}; build the data again")
-    return np.memmap(path, dtype=dtype, mode="r", shape=(count,))
+        raise DataError(
+            f"{path}: {state}: {actual} bytes, the manifest says {expected}; build the data again"
+        )
+    return np.memmap(path, dtype=dtype, mode="r", shape=(count,)).view(
+        np.ndarray
+    )  # plain arrays slice faster

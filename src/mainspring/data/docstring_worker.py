@@ -1,8 +1,8 @@
-"""Docstrings of Python source files, found by parsing. Uses the standard library alone, so that it also runs as a
-script in a process of its own: it reads lines of paths and answers each with a line of JSON.
+"""Docstrings of Python source files, found by parsing. Uses the standard library alone, so that it also runs
+as a script in a process of its own: it reads lines of paths and answers each with a line of JSON.
 
-A process of its own, because parsing is several times faster without the cyclic garbage collector, which a library must
-not switch off in its caller's process, and because it uses the second core.
+A process of its own, because parsing is several times faster without the cyclic garbage collector, which a
+library must not switch off in its caller's process, and because it uses the second core.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _Scope = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def module_documentation(path: str, module: str) -> tuple[list[tuple[str, str]], str | None]:
-    """Heading and docstring of the module and of each class and function in it that has one, in order of the source,
-    and what was wrong with the file, if anything.
+    """Heading and docstring of the module and of each class and function in it that has one, in order of the
+    source, and what was wrong with the file, if anything.
     """
     try:
         data = Path(path).read_bytes()
@@ -62,7 +62,11 @@ def _parts(tree: ast.Module, module: str) -> Iterator[tuple[str, str]]:
 
 def _docstring(node: _Scope) -> str:
     first = node.body[0] if node.body else None
-    if not (isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)):
+    if not (
+        isinstance(first, ast.Expr)
+        and isinstance(first.value, ast.Constant)
+        and isinstance(first.value.value, str)
+    ):
         return ""
     return inspect.cleandoc(first.value.value).strip()
 
@@ -79,7 +83,8 @@ def _heading(node: _Scope, name: str, module: str) -> str:
 
 
 def serve(requests: Iterable[bytes], answers: BinaryIO) -> None:
-    """Answer each line, a JSON list of [path, module], with a line, a JSON list of what `module_documentation` gives."""
+    """Answer each line, a JSON list of [path, module], with a line, a JSON list of what
+    `module_documentation` gives."""
     for line in requests:
         found = [module_documentation(path, module) for path, module in json.loads(line)]
         answers.write(json.dumps(found).encode("ascii") + b"\n")

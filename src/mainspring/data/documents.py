@@ -64,6 +64,10 @@ class ReadReport:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
-            "files": self.files, "documents": self.documents, "bytes": self.bytes, "faults": self.faults,
-            "reasons": dict(sorted(self.reasons.items())), "examples": [fault._asdict() for fault in self.examples],
+            "files": self.files,
+            "documents": self.documents,
+            "bytes": self.bytes,
+            "faults": self.faults,
+            "reasons": dict(sorted(self.reasons.items())),
+            "examples": [fault._asdict() for fault in self.examples],
         }

@@ -1,8 +1,10 @@
-"""The corpora that every installation has: the documentation of its Python modules, and human rights in 388 languages.
+"""The corpora that every installation has: the documentation of its Python modules, and human rights in 388
+languages.
 
-Docstrings are found by parsing source files with `ast`; nothing is imported or executed. The standard library comes
-first, then the installed packages in an order given by the hash of each file's name, so that any beginning of the
-stream is a fair sample of the packages. The Universal Declaration of Human Rights ships with the package (NOTICE.txt).
+Docstrings are found by parsing source files with `ast`; nothing is imported or executed. The standard library
+comes first, then the installed packages in an order given by the hash of each file's name, so that any
+beginning of the stream is a fair sample of the packages. The Universal Declaration of Human Rights ships with
+the package (NOTICE.txt).
 """
 
 from __future__ import annotations
@@ -27,9 +29,19 @@ from mainspring.data import docstring_worker
 from mainspring.data.documents import Document, ReadReport
 from mainspring.text.languages import tag_of_name
 
-SKIPPED = frozenset({
-    "test", "tests", "testing", "idlelib", "lib2to3", "site-packages", "dist-packages", "__pycache__", "mainspring",
-})
+SKIPPED = frozenset(
+    {
+        "test",
+        "tests",
+        "testing",
+        "idlelib",
+        "lib2to3",
+        "site-packages",
+        "dist-packages",
+        "__pycache__",
+        "mainspring",
+    }
+)
 """Directories whose files are not documentation, or are not the same from one installation to the next."""
 
 UDHR_FILE = "udhr2.zip"
@@ -48,9 +60,16 @@ class SourceFile(NamedTuple):
     """Dotted name of the module."""
 
 
-def docstring_documents(*, limit_bytes: int | None = None, source: str = "docstrings", processes: int = 2,
-                        roots: Sequence[Path] | None = None, report: ReadReport | None = None) -> Iterator[Document]:
-    """A document for each installed module that is documented: signatures and docstrings in order of the source.
+def docstring_documents(
+    *,
+    limit_bytes: int | None = None,
+    source: str = "docstrings",
+    processes: int = 2,
+    roots: Sequence[Path] | None = None,
+    report: ReadReport | None = None,
+) -> Iterator[Document]:
+    """A document for each installed module that is documented: signatures and docstrings in order of the
+    source.
 
     A docstring that occurs in several places is given once, modules of little documentation are left out.
 
@@ -62,11 +81,16 @@ def docstring_documents(*, limit_bytes: int | None = None, source: str = "docstr
         report: takes files that could not be parsed.
     """
     account = ReadReport() if report is None else report
-    files = [file for number, root in enumerate(_roots() if roots is None else roots)
-             for file in _source_files(root, shuffle=number > 0)]
+    files = [
+        file
+        for number, root in enumerate(_roots() if roots is None else roots)
+        for file in _source_files(root, shuffle=number > 0)
+    ]
     seen: set[bytes] = set()
     total = 0
-    with contextlib.closing(_parse(files, processes if sys.executable and len(files) > _BATCH else 0)) as parsed:
+    with contextlib.closing(
+        _parse(files, processes if sys.executable and len(files) > _BATCH else 0)
+    ) as parsed:
         for file, (parts, fault) in parsed:
             account.files += 1
             if fault is not None:
@@ -82,7 +106,8 @@ def docstring_documents(*, limit_bytes: int | None = None, source: str = "docstr
 
 
 def udhr_documents(*, source: str = "udhr", report: ReadReport | None = None) -> Iterator[Document]:
-    """The Universal Declaration of Human Rights, a document for each of 388 languages and varieties, by name of tag."""
+    """The Universal Declaration of Human Rights, a document for each of 388 languages and varieties, by name
+    of tag."""
     data = resources.files("mainspring.data").joinpath(UDHR_FILE).read_bytes()
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         for name in sorted(archive.namelist()):
@@ -109,8 +134,11 @@ def _source_files(root: Path, *, shuffle: bool) -> list[SourceFile]:
             if name.endswith(".py"):
                 dotted = ".".join([*parts, name.removesuffix(".py")]).removesuffix(".__init__")
                 found.append(SourceFile(os.path.join(directory, name), dotted))  # noqa: PTH118
-    order = (lambda file: hashlib.sha256(file.module.encode("utf-8", "surrogateescape")).hexdigest()) if shuffle else None
-    return sorted(found, key=order)
+    return sorted(found, key=_hash_of_module) if shuffle else found
+
+
+def _hash_of_module(file: SourceFile) -> str:
+    return hashlib.sha256(file.module.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _join(parts: _Parts, seen: set[bytes]) -> str:
@@ -133,8 +161,10 @@ def _parse(files: list[SourceFile], processes: int) -> Generator[tuple[SourceFil
     asked: deque[tuple[subprocess.Popen[bytes], list[SourceFile]]] = deque()
     with ExitStack() as stack:
         command = [sys.executable, "-I", "-S", docstring_worker.__file__]
-        workers = [stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
-                   for _ in range(processes)]
+        workers = [
+            stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+            for _ in range(processes)
+        ]
         for worker in workers:
             stack.callback(worker.kill)
         for worker in workers * 2:  # one batch in work and one waiting, each short enough for the pipe
@@ -143,18 +173,20 @@ def _parse(files: list[SourceFile], processes: int) -> Generator[tuple[SourceFil
         while asked:
             worker, batch = asked.popleft()
             assert worker.stdout is not None
-            answer = worker.stdout.readline()
-            if not answer:  # the worker died, for want of memory perhaps
-                found: list[_Answer] = [([], f"parser process ended: exit code {worker.wait()}") for _ in batch]
-            else:
-                found = [([(h, d) for h, d in parts], fault) for parts, fault in json.loads(answer)]
-            if batches and worker.poll() is None:
+            yield from zip(batch, _answer(worker.stdout.readline(), batch), strict=True)
+            if batches:
                 asked.append((worker, _ask(worker, batches.popleft())))
-            yield from zip(batch, found, strict=True)
+
+
+def _answer(line: bytes, batch: list[SourceFile]) -> list[_Answer]:
+    if not line.endswith(b"\n"):  # the worker died, for want of memory perhaps: do its work here
+        return [docstring_worker.module_documentation(file.path, file.module) for file in batch]
+    return [([(heading, doc) for heading, doc in parts], fault) for parts, fault in json.loads(line)]
 
 
 def _ask(worker: subprocess.Popen[bytes], batch: list[SourceFile]) -> list[SourceFile]:
     assert worker.stdin is not None
-    worker.stdin.write(json.dumps(batch).encode("ascii") + b"\n")
-    worker.stdin.flush()
+    with contextlib.suppress(BrokenPipeError):  # its answer will be missing, which is noticed there
+        worker.stdin.write(json.dumps(batch).encode("ascii") + b"\n")
+        worker.stdin.flush()
     return batch

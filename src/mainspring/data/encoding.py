@@ -1,8 +1,8 @@
 """Documents to token arrays, in batches of bounded bytes, while the previous batch is being written.
 
-`tokenizers` spreads a batch over all cores and leaves Python's lock free meanwhile, but its memory grows with the bytes
-of a batch (about 100 bytes a token) and one text is one core's work. Hence batches by bytes, long texts in pieces, and
-one batch in flight.
+`tokenizers` spreads a batch over all cores and leaves Python's lock free meanwhile, but its memory grows with
+the bytes of a batch (about 100 bytes a token) and one text is one core's work. Hence batches by bytes, long
+texts in pieces, and one batch in flight.
 """
 
 from __future__ import annotations
@@ -37,12 +37,14 @@ class Encoded(NamedTuple, Generic[T]):
     """Its ids, with no special tokens."""
 
 
-def encode(texts: Iterable[tuple[T, str]], tokenizer: Tokenizer, dtype: np.dtype[Any]) -> Iterator[Encoded[T]]:
+def encode(
+    texts: Iterable[tuple[T, str]], tokenizer: Tokenizer, dtype: np.dtype[Any]
+) -> Iterator[Encoded[T]]:
     """Ids of each text, in order.
 
-    A text longer than `PIECE` characters is encoded in pieces, each ended before the last white space that follows a
-    letter in it. For byte-level BPE with GPT-2's pattern the ids are those of the whole text; other tokenizers may
-    differ in the word at a cut. Without such a place a piece ends at `PIECE` characters.
+    A text longer than `PIECE` characters is encoded in pieces, each ended before the last white space that
+    follows a letter in it. For byte-level BPE with GPT-2's pattern the ids are those of the whole text; other
+    tokenizers may differ in the word at a cut. Without such a place a piece ends at `PIECE` characters.
 
     Args:
         texts: items with their text; read a few batches ahead.

@@ -1,4 +1,5 @@
-"""Opening what a path stands for: files, directories, glob patterns, and what gzip and zip hold, one stream at a time."""
+"""Opening what a path stands for: files, directories, glob patterns, and what gzip and zip hold, one stream
+at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +17,15 @@ from mainspring.errors import DataError
 FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "tsv"}
 """Format by the end of a file's name; anything else is text."""
 
-DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError)
+DAMAGE = (
+    EOFError,
+    zlib.error,
+    gzip.BadGzipFile,
+    zipfile.BadZipFile,
+    OSError,
+    NotImplementedError,
+    RuntimeError,
+)
 """What the standard library raises on a damaged, unsupported or encrypted archive, or an unreadable file."""
 
 
@@ -32,7 +41,8 @@ class Opened(NamedTuple):
 
 
 def expand(path: str) -> list[Path]:
-    """Files that a path stands for, sorted: itself, all below a directory (dot files left out), or a pattern's.
+    """Files that a path stands for, sorted: itself, all below a directory (dot files left out), or a
+    pattern's.
 
     Raises:
         DataError: there are none.
@@ -41,13 +51,16 @@ def expand(path: str) -> list[Path]:
     if place.is_file():
         return [place]
     if place.is_dir():
-        inside = (p for p in place.rglob("*") if not any(q.startswith(".") for q in p.relative_to(place).parts))
+        inside = (
+            p for p in place.rglob("*") if not any(q.startswith(".") for q in p.relative_to(place).parts)
+        )
         found = sorted(p for p in inside if p.is_file())
         if not found:
             raise DataError(f"{path}: the directory holds no files")
         return found
     if glob.has_magic(path):
-        found = sorted(p for p in map(Path, glob.glob(str(place), recursive=True)) if p.is_file())  # noqa: PTH207
+        names = glob.glob(str(place), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute patterns
+        found = sorted(p for p in map(Path, names) if p.is_file())
         if not found:
             raise DataError(f"{path}: no file matches the pattern (working directory {Path.cwd()})")
         return found
@@ -55,7 +68,8 @@ def expand(path: str) -> list[Path]:
 
 
 def open_streams(path: Path, report: ReadReport) -> Iterator[Opened]:
-    """Streams of a file: one, or one for each member of a zip in name order. What cannot be opened is reported."""
+    """Streams of a file: one, or one for each member of a zip in name order. What cannot be opened is
+    reported."""
     if path.suffix.lower() == ".zip":
         yield from _members(path, report)
         return

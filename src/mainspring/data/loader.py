@@ -1,8 +1,9 @@
 """Rows of tokens as batches, for any slice of the global order.
 
-A row of T inputs is T+1 consecutive tokens of a stream: each input's label is the token after it. At the last token of a
-document, its separator, there is no label, because the next token belongs to another text: the separator is predicted
-from the last word, and nothing is predicted across it. Documents number from 0 in each row and restart positions.
+A row of T inputs is T+1 consecutive tokens of a stream: each input's label is the token after it. At the last
+token of a document, its separator, there is no label, because the next token belongs to another text: the
+separator is predicted from the last word, and nothing is predicted across it. Documents number from 0 in each
+row and restart positions.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ def rows(data: TokenData, mixture: Mixture, seed: int, seq_len: int, start: int,
     streams = data.split("train")
     chosen, places = samples(seed, mixture, start, stop)
     named = [streams[name] for name in mixture.names]
-    windows = [named[int(c)].window(int(row) * seq_len, seq_len + 1) for c, row in zip(chosen, places, strict=True)]
+    windows = [
+        named[int(c)].window(int(row) * seq_len, seq_len + 1) for c, row in zip(chosen, places, strict=True)
+    ]
     return _batch(windows, seq_len, data.separator)
 
 
@@ -44,14 +47,18 @@ def row_generators(seed: int, start: int, stop: int) -> list[np.random.Generator
 
 
 def holdout_count(data: TokenData, seq_len: int, *, split: str = "holdout") -> int:
-    """Rows that `holdout_batch` knows: all tokens of a split, the last row of each stream may be partly empty."""
+    """Rows that `holdout_batch` knows: all tokens of a split, the last row of each stream may be partly
+    empty."""
     return sum(_row_count(stream, seq_len) for stream in data.split(split).values())
 
 
-def holdout_batch(data: TokenData, seq_len: int, start: int, stop: int, *, split: str = "holdout") -> TokenBatch:
+def holdout_batch(
+    data: TokenData, seq_len: int, start: int, stop: int, *, split: str = "holdout"
+) -> TokenBatch:
     """Rows start .. stop-1 of the held-out text in its own order, [stop-start, seq_len].
 
-    Each stream is cut into rows one after another; what is left at its end is a row with padding (`valid` False).
+    Each stream is cut into rows one after another; what is left at its end is a row with padding (`valid`
+    False).
 
     Raises:
         DataError: there are no such rows.
@@ -65,12 +72,16 @@ def holdout_batch(data: TokenData, seq_len: int, start: int, stop: int, *, split
             windows.append(stream.window(at, min(seq_len + 1, stream.tokens - at)))
         first += count
     if not 0 <= start < stop <= first:
-        raise DataError(f"rows {start}..{stop - 1} of the {split} text do not exist: it has {first} at "
-                        f"seq_len = {seq_len}")
+        raise DataError(
+            f"rows {start}..{stop - 1} of the {split} text do not exist: it has {first} at "
+            f"seq_len = {seq_len}"
+        )
     return _batch(windows, seq_len, data.separator)
 
 
-def holdout_rows(data: TokenData, seq_len: int, *, batch_rows: int = 8, split: str = "holdout") -> Iterator[TokenBatch]:
+def holdout_rows(
+    data: TokenData, seq_len: int, *, batch_rows: int = 8, split: str = "holdout"
+) -> Iterator[TokenBatch]:
     """All held-out text in its own order, `batch_rows` rows at a time; every label occurs once."""
     total = holdout_count(data, seq_len, split=split)
     for start in range(0, total, batch_rows):

@@ -1,7 +1,8 @@
 """Readers: text, JSON lines, CSV and TSV become documents, in a stream, in bounded memory.
 
-What is malformed is left out and reported with its file and line; everything else is kept. CSV is RFC 4180 (quoted
-fields may hold separators, quotes and line breaks); TSV has no quoting (IANA text/tab-separated-values).
+What is malformed is left out and reported with its file and line; everything else is kept. CSV is RFC 4180
+(quoted fields may hold separators, quotes and line breaks); TSV has no quoting (IANA
+text/tab-separated-values).
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def read(source: SourceConfig | str | Path, report: ReadReport | None = None) ->
         report: takes the counts and the faults; read it after the stream has ended.
 
     Raises:
-        DataError: the path stands for no file, or the text column is not in a file's header (its columns are listed).
+        DataError: the path stands for no file, or the text column is not in a file's header (its columns are
+            listed).
     """
     config = source if isinstance(source, SourceConfig) else SourceConfig(name="text", path=str(source))
     account = ReadReport() if report is None else report
@@ -57,7 +59,9 @@ def utf8_length(text: str) -> int:
 
 def _documents(config: SourceConfig, report: ReadReport) -> Iterator[Document]:
     if config.path == "embedded:docstrings":
-        yield from embedded.docstring_documents(limit_bytes=config.limit_bytes, source=config.name, report=report)
+        yield from embedded.docstring_documents(
+            limit_bytes=config.limit_bytes, source=config.name, report=report
+        )
     elif config.path == "embedded:udhr":
         yield from embedded.udhr_documents(source=config.name, report=report)
     else:
@@ -79,7 +83,8 @@ def _of_stream(opened: Opened, config: SourceConfig, report: ReadReport) -> Iter
 
 
 def _lines(opened: Opened, encoding: str, report: ReadReport) -> _Lines:
-    """Numbered lines without their ends; undecodable and endless ones are reported, a damaged end stops the file."""
+    """Numbered lines without their ends; undecodable and endless ones are reported, a damaged end stops the
+    file."""
     number = 0
     decode = codecs.getdecoder(encoding)
     stream: IO[bytes] = opened.stream
@@ -106,7 +111,9 @@ def _lines(opened: Opened, encoding: str, report: ReadReport) -> _Lines:
         try:
             yield number, decode(line)[0].rstrip("\r\n")
         except UnicodeDecodeError as error:
-            report.fault(opened.name, number, f"not valid {encoding}", f"byte {error.start + 1}: {error.reason}")
+            report.fault(
+                opened.name, number, f"not valid {encoding}", f"byte {error.start + 1}: {error.reason}"
+            )
 
 
 def _text(lines: _Lines, name: str, config: SourceConfig) -> Iterator[Document]:
@@ -155,7 +162,11 @@ def _json_lines(lines: _Lines, name: str, config: SourceConfig, report: ReadRepo
             continue
         text = _field(value, config.text_field)
         if not isinstance(text, str):
-            known = suggest(config.text_field, value) if isinstance(value, dict) and value else type(value).__name__
+            known = (
+                suggest(config.text_field, value)
+                if isinstance(value, dict) and value
+                else type(value).__name__
+            )
             what = "missing" if text is None else f"{type(text).__name__}, not text"
             report.fault(name, number, f"field {config.text_field!r} is {what}", known)
             continue
@@ -163,8 +174,9 @@ def _json_lines(lines: _Lines, name: str, config: SourceConfig, report: ReadRepo
             yield Document(text, config.name, _lang(value, name, number, config, report), f"{name}:{number}")
 
 
-def _columns(records: Iterator[tuple[int, list[str]]], name: str, config: SourceConfig,
-             report: ReadReport) -> Iterator[Document]:
+def _columns(
+    records: Iterator[tuple[int, list[str]]], name: str, config: SourceConfig, report: ReadReport
+) -> Iterator[Document]:
     header: list[str] | None = None
     text_at: int | None = _place(config.text_field)
     lang_at: int | None = None if config.lang_field is None else _place(config.lang_field)
@@ -213,7 +225,8 @@ def _quoted(lines: _Lines, name: str, report: ReadReport) -> Iterator[tuple[int,
         if record is not None:
             yield number, record
             continue
-        report.fault(name, number, "not valid CSV", "a quote is not closed" if quotes % 2 else "text beside a quoted field")
+        detail = "a quote is not closed" if quotes % 2 else "text beside a quoted field"
+        report.fault(name, number, "not valid CSV", detail)
         ahead.extend(reversed(held[1:]))
 
 
@@ -263,5 +276,7 @@ def _place(column: str) -> int | None:
 def _column(header: list[str], column: str, name: str) -> int:
     if column in header:
         return header.index(column)
-    raise DataError(f"{name}: no column {column!r} in the header; {suggest(column, header)} "
-                    "(in files without a header name it by its place: '#1')")
+    raise DataError(
+        f"{name}: no column {column!r} in the header; {suggest(column, header)} "
+        "(in files without a header name it by its place: '#1')"
+    )

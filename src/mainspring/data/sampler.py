@@ -1,9 +1,11 @@
-"""The global order of samples: a pure function of (seed, mixture, global index), the same for any number of ranks.
+"""The global order of samples: a pure function of (seed, mixture, global index), the same for any number of
+ranks.
 
-Which source: the Kronecker sequence u + index / golden ratio (mod 1), whose prefixes fall into every interval in
-proportion to its length with an error that grows only as log(index) (Niederreiter 1992, chapter 3); in integers modulo
-2^48, so that it is exact. How often a source has come before is a count of lattice points, found with Euclid's algorithm
-(Graham, Knuth and Patashnik, Concrete Mathematics, section 3.5). Which row of it: a keyed permutation for each epoch.
+Which source: the Kronecker sequence u + index / golden ratio (mod 1), whose prefixes fall into every interval
+in proportion to its length with an error that grows only as log(index) (Niederreiter 1992, chapter 3); in
+integers modulo 2^48, so that it is exact. How often a source has come before is a count of lattice points,
+found with Euclid's algorithm (Graham, Knuth and Patashnik, Concrete Mathematics, section 3.5). Which row of
+it: a keyed permutation for each epoch.
 """
 
 from __future__ import annotations
@@ -36,13 +38,15 @@ class Mixture(NamedTuple):
 
     @classmethod
     def of(cls, rows: Mapping[str, int], weights: Mapping[str, float]) -> Mixture:
-        """A mixture of streams with `rows` each, drawn in proportion to `weights`; streams of no rows or weight are
-        left out.
+        """A mixture of streams with `rows` each, drawn in proportion to `weights`; streams of no rows or
+        weight are left out.
 
         Raises:
             DataError: nothing is left.
         """
-        names = tuple(sorted(name for name, count in rows.items() if count > 0 and weights.get(name, 0.0) > 0))
+        names = tuple(
+            sorted(name for name, count in rows.items() if count > 0 and weights.get(name, 0.0) > 0)
+        )
         if not names:
             raise DataError("the mixture is empty: no stream has both a weight and a full row")
         total = sum(weights[name] for name in names)
@@ -69,8 +73,10 @@ def mixture_of(data: TokenData, config: DataConfig) -> Mixture:
     rows = {name: stream.rows(config.seq_len) for name, stream in streams.items()}
     if not any(rows.values()):
         longest = max((stream.tokens for stream in streams.values()), default=0)
-        raise DataError(f"{data.directory}: no row of seq_len = {config.seq_len} fits: the longest stream has {longest} "
-                        f"tokens, and a row takes {config.seq_len + 1}")
+        raise DataError(
+            f"{data.directory}: no row of seq_len = {config.seq_len} fits: the longest stream has {longest} "
+            f"tokens, and a row takes {config.seq_len + 1}"
+        )
     natural = {name: float(stream.tokens) ** config.alpha for name, stream in streams.items() if rows[name]}
     if config.weights is None:
         return Mixture.of(rows, natural)
@@ -86,7 +92,9 @@ def mixture_of(data: TokenData, config: DataConfig) -> Mixture:
         if weight and not total:
             raise ConfigError(f"data.weights.{name} = {weight}: it has no row of seq_len = {config.seq_len}")
         for member in members:
-            shares[member] = shares.get(member, 0.0) + (weight * natural.get(member, 0.0) / total if total else 0.0)
+            shares[member] = shares.get(member, 0.0) + (
+                weight * natural.get(member, 0.0) / total if total else 0.0
+            )
     return Mixture.of(rows, shares)
 
 
@@ -96,11 +104,13 @@ def sample(seed: int, mixture: Mixture, index: int) -> Sample:
     return Sample(mixture.names[int(chosen[0])], int(rows[0]))
 
 
-def samples(seed: int, mixture: Mixture, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def samples(
+    seed: int, mixture: Mixture, start: int, stop: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The samples at global indices start .. stop-1: place of the stream in the mixture, and row of it.
 
-    Every prefix of the order holds each stream in proportion to its weight, up to a few samples. A stream is walked
-    through whole before any of its rows comes again, each epoch in an order of its own.
+    Every prefix of the order holds each stream in proportion to its weight, up to a few samples. A stream is
+    walked through whole before any of its rows comes again, each epoch in an order of its own.
 
     Raises:
         DataError: the indices are negative, or beyond 2^48.
@@ -112,23 +122,25 @@ def samples(seed: int, mixture: Mixture, start: int, stop: int) -> tuple[NDArray
     index = np.arange(start, stop, dtype=np.uint64)
     points = (index * np.uint64(_STEP) + np.uint64(offset)) & np.uint64(_MODULUS - 1)
     chosen = np.searchsorted(np.asarray(bounds[1:], dtype=np.uint64), points, side="right").astype(np.int64)
-    rows = np.empty(stop - start, dtype=np.int64)
-    for place in np.unique(chosen):
+    turns = np.empty(stop - start, dtype=np.int64)
+    keys = np.empty(stop - start, dtype=np.uint64)
+    for place in np.unique(chosen).tolist():
         here = np.flatnonzero(chosen == place)
-        before = _visits(start, offset, bounds[place], bounds[place + 1])
-        size, name = mixture.rows[place], mixture.names[place]
-        turn = before + np.arange(here.size, dtype=np.int64)
-        for epoch in range(int(turn[0]) // size, int(turn[-1]) // size + 1):
-            inside = turn // size == epoch
-            rows[here[inside]] = permute(turn[inside] % size, size, key_of("rows", seed, name, epoch))
-    return chosen, rows
+        turns[here] = _visits(start, offset, bounds[place], bounds[place + 1]) + np.arange(here.size)
+        epoch = turns[here] // mixture.rows[place]
+        for number in range(int(epoch[0]), int(epoch[-1]) + 1):
+            keys[here[epoch == number]] = key_of("rows", seed, mixture.names[place], number)
+    sizes = np.asarray(mixture.rows, dtype=np.int64)[chosen]
+    return chosen, permute(turns % sizes, sizes, keys)
 
 
 def epochs(seed: int, mixture: Mixture, index: int) -> dict[str, float]:
     """How many times each stream has been walked through before a global index."""
     offset, bounds = key_of("mixture", seed) % _MODULUS, _bounds(mixture.weights)
-    return {name: _visits(index, offset, bounds[i], bounds[i + 1]) / mixture.rows[i]
-            for i, name in enumerate(mixture.names)}
+    return {
+        name: _visits(index, offset, bounds[i], bounds[i + 1]) / mixture.rows[i]
+        for i, name in enumerate(mixture.names)
+    }
 
 
 def _bounds(weights: tuple[float, ...]) -> list[int]:

@@ -1,14 +1,17 @@
-"""Shards on disk: token files and document offsets, named by their content and written so that a crash leaves no half.
+"""Shards on disk: token files and document offsets, named by their content and written so that a crash leaves
+no half.
 
 A build is a directory:
 
     manifest.json            what follows, with sizes and checksums; written last
     tokenizer.json           (and special_tokens_map.json)
     shards/<name>.bin        token ids, little-endian uint16 or uint32
-    shards/<name>.idx        offset of every document in the .bin, in tokens, int64, with the end as last entry
+    shards/<name>.idx        offset of every document in the .bin, in tokens, int64, with the end as last
+    entry
 
-<name> is the first 32 hexadecimal digits of the SHA-256 of the .bin followed by the .idx. A shard holds segments of
-several streams, one after another; a stream (a source, or a language of one, in one split) is its segments in order.
+<name> is the first 32 hexadecimal digits of the SHA-256 of the .bin followed by the .idx. A shard holds
+segments of several streams, one after another; a stream (a source, or a language of one, in one split) is its
+segments in order.
 """
 
 from __future__ import annotations
@@ -64,8 +67,9 @@ class ShardFile(NamedTuple):
     """Checksum of the offsets file."""
 
 
-def write_shard(directory: Path, groups: Sequence[tuple[str, Sequence[NDArray[Any]], Sequence[int]]],
-                dtype: np.dtype[Any]) -> tuple[str, ShardFile, dict[str, Segment]]:
+def write_shard(
+    directory: Path, groups: Sequence[tuple[str, Sequence[NDArray[Any]], Sequence[int]]], dtype: np.dtype[Any]
+) -> tuple[str, ShardFile, dict[str, Segment]]:
     """Write one shard.
 
     Args:
@@ -126,7 +130,9 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise DataError(f"{path}: not a manifest of token shards (format {FORMAT!r} expected)")
     if manifest.get("version") != VERSION:
-        raise DataError(f"{path}: version {manifest.get('version')!r}, this release reads {VERSION}; build it again")
+        raise DataError(
+            f"{path}: version {manifest.get('version')!r}, this release reads {VERSION}; build it again"
+        )
     return manifest
 
 

@@ -18,13 +18,16 @@ _ROLE_KEYS = {f"{role}_token": role for role in ("eos", "pad", "mask", "cls", "s
 
 
 def load(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
-    """The tokenizer at `path` (a file or a directory) and the roles of its special tokens as far as files state them.
+    """The tokenizer at `path` (a file or a directory) and the roles of its special tokens as far as files
+    state them.
 
     Raises:
         TokenizerError: nothing loadable is there, or it is damaged.
     """
     if not path.exists():
-        raise TokenizerError(f"{path}: no such file or directory; a tokenizer is a tokenizer.json or its directory")
+        raise TokenizerError(
+            f"{path}: no such file or directory; a tokenizer is a tokenizer.json or its directory"
+        )
     if path.is_file():
         return _load_file(path), {}
     if (found := _find(path, "tokenizer.json")) is not None:
@@ -63,11 +66,14 @@ def gpt2(vocab: Path, merges: Path) -> tokenizers.Tokenizer:
 
 
 def bert(vocab: Path, *, lowercase: bool | None = None) -> tokenizers.Tokenizer:
-    """BERT's WordPiece from `vocab.txt` (Devlin et al. 2019); cased where the vocabulary has capital letters."""
+    """BERT's WordPiece from `vocab.txt` (Devlin et al. 2019); cased where the vocabulary has capital
+    letters."""
     words = {line: index for index, line in enumerate(_read(vocab).splitlines())}
     if "[UNK]" not in words:
         raise TokenizerError(f"{vocab}: no [UNK] entry, so this is not a WordPiece vocabulary")
-    lower = not any(w != w.lower() for w in words if not w.startswith("[")) if lowercase is None else lowercase
+    lower = (
+        not any(w != w.lower() for w in words if not w.startswith("[")) if lowercase is None else lowercase
+    )
     inner = tokenizers.Tokenizer(models.WordPiece(vocab=words, unk_token="[UNK]"))
     inner.normalizer = normalizers.BertNormalizer(lowercase=lower)
     inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -81,13 +87,15 @@ def bert(vocab: Path, *, lowercase: bool | None = None) -> tokenizers.Tokenizer:
 def bert_template(cls: int, sep: int) -> processors.TemplateProcessing:
     """[CLS] A [SEP], and [CLS] A [SEP] B [SEP] with segment 1 for B."""
     return processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[("[CLS]", cls), ("[SEP]", sep)],
     )
 
 
 def is_plain_byte_level(definition: Mapping[str, Any]) -> bool:
-    """Whether ids are those of GPT-2's pattern on bytes: no normaliser, no prefix, so that words are independent."""
+    """Whether ids are those of GPT-2's pattern on bytes: no normaliser, no prefix, so that words are
+    independent."""
     pre = definition.get("pre_tokenizer") or {}
     return (
         definition["model"]["type"] == "BPE"

@@ -10,7 +10,12 @@ from mainspring.config import Section
 
 Form = Literal["none", "nfc", "nfkc", "nfd", "nfkd"]
 
-_FORMS: dict[Form, Literal["NFC", "NFKC", "NFD", "NFKD"]] = {"nfc": "NFC", "nfkc": "NFKC", "nfd": "NFD", "nfkd": "NFKD"}
+_FORMS: dict[Form, Literal["NFC", "NFKC", "NFD", "NFKD"]] = {
+    "nfc": "NFC",
+    "nfkc": "NFKC",
+    "nfd": "NFD",
+    "nfkd": "NFKD",
+}
 # Control (Cc) but tab, newline and carriage return; U+FEFF inside text; lone surrogates; noncharacters.
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 _BREAKS = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
@@ -22,14 +27,15 @@ class NormalizeConfig(Section):
     """What happens to a document's text before it is tokenised."""
 
     form: Form = "nfc"
-    """Unicode normalisation form; nfkc also folds compatibility letters (ligatures, full width), which loses detail."""
+    """Unicode normalisation form; nfkc also folds compatibility letters (ligatures, full width), which loses
+    detail."""
     newlines: Literal["keep", "unify"] = "unify"
     """Write every line break (CR LF, CR, NEL, LS, PS, VT, FF) as a newline."""
     control: Literal["keep", "remove"] = "remove"
     """Control characters other than white space, byte-order marks, lone surrogates and noncharacters."""
     whitespace: Literal["keep", "trim", "collapse"] = "trim"
-    """trim: no white space at line ends, at most one empty line, none around the text; collapse: also one space for
-    each run of blanks."""
+    """trim: no white space at line ends, at most one empty line, none around the text; collapse: also one
+    space for each run of blanks."""
 
 
 KEEP = NormalizeConfig(form="none", newlines="keep", control="keep", whitespace="keep")

@@ -1,4 +1,5 @@
-"""How many UTF-8 bytes of text each vocabulary entry stands for, so that losses can be stated in bits per byte."""
+"""How many UTF-8 bytes of text each vocabulary entry stands for, so that losses can be stated in bits per
+byte."""
 
 from __future__ import annotations
 
@@ -12,7 +13,9 @@ from numpy.typing import NDArray
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
-def byte_lengths(vocab: Mapping[str, int], special: Set[int], definition: Mapping[str, Any]) -> NDArray[np.int32]:
+def byte_lengths(
+    vocab: Mapping[str, int], special: Set[int], definition: Mapping[str, Any]
+) -> NDArray[np.int32]:
     """Bytes of text for each id, [largest id + 1].
 
     Args:
@@ -40,7 +43,9 @@ def byte_lengths(vocab: Mapping[str, int], special: Set[int], definition: Mappin
 
 def uses_bytes(definition: Mapping[str, Any]) -> bool:
     """Whether tokens are spelt in GPT-2's byte alphabet."""
-    return "ByteLevel" in component_types(definition.get("pre_tokenizer")) | component_types(definition.get("decoder"))
+    return "ByteLevel" in component_types(definition.get("pre_tokenizer")) | component_types(
+        definition.get("decoder")
+    )
 
 
 def component_types(component: Mapping[str, Any] | None) -> set[str]:

@@ -1,8 +1,10 @@
-"""One tokenizer interface over the Hugging Face `tokenizers` library: ids in and out, special tokens by role, bytes.
+"""One tokenizer interface over the Hugging Face `tokenizers` library: ids in and out, special tokens by role,
+bytes.
 
-Text is data: a document that happens to contain the letters `<|endoftext|>` or `[MASK]` is encoded as those letters,
-never as the special token, unless the caller asks for it (`specials=True`). Nothing is added before or after a text
-unless the caller asks for the tokenizer's own template (`template=True`: [CLS] ... [SEP] and the like).
+Text is data: a document that happens to contain the letters `<|endoftext|>` or `[MASK]` is encoded as those
+letters, never as the special token, unless the caller asks for it (`specials=True`). Nothing is added before
+or after a text unless the caller asks for the tokenizer's own template (`template=True`: [CLS] ... [SEP] and
+the like).
 """
 
 from __future__ import annotations
@@ -41,8 +43,9 @@ class Tokenizer:
 
     Args:
         inner: a tokenizer of the `tokenizers` library; its truncation and padding are switched off.
-        specials: token of each role ("eos", "pad", "mask", "cls", "sep", "unk", "bos") where the caller knows them;
-            roles not named are found by their usual spellings, and padding falls back to the end of text.
+        specials: token of each role ("eos", "pad", "mask", "cls", "sep", "unk", "bos") where the caller knows
+            them; roles not named are found by their usual spellings, and padding falls back to the end of
+            text.
 
     Raises:
         TokenizerError: a role is unknown, or its token is not in the vocabulary.
@@ -58,10 +61,11 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
-        """Load `tokenizer.json`, a directory that holds one, GPT-2's `vocab.json` + `merges.txt`, or `vocab.txt`.
+        """Load `tokenizer.json`, a directory that holds one, GPT-2's `vocab.json` + `merges.txt`, or
+        `vocab.txt`.
 
-        In a directory, `tokenizer_config.json` or `special_tokens_map.json` tells the roles of special tokens. Each
-        file may be gzipped (`vocab.json.gz`).
+        In a directory, `tokenizer_config.json` or `special_tokens_map.json` tells the roles of special
+        tokens. Each file may be gzipped (`vocab.json.gz`).
 
         Raises:
             TokenizerError: nothing loadable is there, or it is damaged.
@@ -69,12 +73,15 @@ class Tokenizer:
         return cls(*loading.load(Path(path)))
 
     def save(self, path: str | Path) -> None:
-        """Write `tokenizer.json` at `path`, or inside it with the roles of special tokens where it is a directory."""
+        """Write `tokenizer.json` at `path`, or inside it with the roles of special tokens where it is a
+        directory."""
         target = Path(path)
         if target.is_dir() or target.suffix != ".json":
             target.mkdir(parents=True, exist_ok=True)
             roles = {f"{role}_token": token for role, token in sorted(self.specials.items())}
-            (target / "special_tokens_map.json").write_text(json.dumps(roles, indent=2) + "\n", encoding="utf-8")
+            (target / "special_tokens_map.json").write_text(
+                json.dumps(roles, indent=2) + "\n", encoding="utf-8"
+            )
             target = target / "tokenizer.json"
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(self.to_json(), encoding="utf-8")
@@ -93,7 +100,9 @@ class Tokenizer:
         """
         return self.encode_batch([text], template=template, specials=specials)[0]
 
-    def encode_batch(self, texts: Sequence[str], *, template: bool = False, specials: bool = False) -> list[list[int]]:
+    def encode_batch(
+        self, texts: Sequence[str], *, template: bool = False, specials: bool = False
+    ) -> list[list[int]]:
         """Ids of each text, on all cores; arguments as for `encode`.
 
         Raises:
@@ -121,8 +130,8 @@ class Tokenizer:
     def token_bytes(self, ids: ArrayLike) -> int:
         """Number of UTF-8 bytes of text that the ids stand for; special tokens stand for none.
 
-        Exact for byte-level vocabularies. For SentencePiece-like and WordPiece vocabularies it is the length of the
-        normalised text, a space before each word included.
+        Exact for byte-level vocabularies. For SentencePiece-like and WordPiece vocabularies it is the length
+        of the normalised text, a space before each word included.
         """
         return int(self.byte_table[np.asarray(ids, dtype=np.int64)].sum())
 
@@ -144,7 +153,9 @@ class Tokenizer:
     @cached_property
     def hash(self) -> str:
         """SHA-256 of all that decides ids, in hexadecimal."""
-        content = json.dumps([json.loads(self._inner.to_str()), self.specials], sort_keys=True, ensure_ascii=False)
+        content = json.dumps(
+            [json.loads(self._inner.to_str()), self.specials], sort_keys=True, ensure_ascii=False
+        )
         return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
 
     @cached_property
@@ -160,7 +171,9 @@ class Tokenizer:
         starts = np.zeros(self.vocab_size, dtype=np.bool_)
         wordpiece = json.loads(self._inner.to_str())["model"]["type"] == "WordPiece"
         for token, index in self.vocab.items():
-            starts[index] = not token.startswith("##") if wordpiece else token.startswith(("Ġ", "▁", "Ċ", " "))
+            starts[index] = (
+                not token.startswith("##") if wordpiece else token.startswith(("Ġ", "▁", "Ċ", " "))
+            )
         starts[list(self.special_ids)] = True
         return starts
 
@@ -172,7 +185,9 @@ class Tokenizer:
     @property
     def specials(self) -> dict[str, str]:
         """Token of each role that this tokenizer has."""
-        named = {role: self._inner.id_to_token(index) for role, index in self._ids.items() if index is not None}
+        named = {
+            role: self._inner.id_to_token(index) for role, index in self._ids.items() if index is not None
+        }
         return {role: token for role, token in named.items() if token is not None}
 
     @property

@@ -1,8 +1,9 @@
 """Training a tokenizer on a stream of texts.
 
-Byte-level BPE: Sennrich et al. 2016 (arXiv 1508.07909) over the bytes of UTF-8 as in GPT-2 (Radford et al. 2019); it can
-spell every text. Unigram: Kudo 2018 (arXiv 1804.10959) with SentencePiece's white-space mark and bytes as the fallback
-for letters outside the vocabulary. WordPiece: Schuster and Nakajima 2012, with BERT's normalisation.
+Byte-level BPE: Sennrich et al. 2016 (arXiv 1508.07909) over the bytes of UTF-8 as in GPT-2 (Radford et al.
+2019); it can spell every text. Unigram: Kudo 2018 (arXiv 1804.10959) with SentencePiece's white-space mark
+and bytes as the fallback for letters outside the vocabulary. WordPiece: Schuster and Nakajima 2012, with
+BERT's normalisation.
 """
 
 from __future__ import annotations
@@ -54,13 +55,21 @@ class TokenizerSpec(Section):
         least = len(SPECIALS[self.kind]) + len(self.extra_special) + (0 if self.kind == "wordpiece" else 256)
         if self.vocab_size < least:
             raise ValueError(
-                f"vocab_size = {self.vocab_size} is too small: {self.kind} needs {least} for special tokens and bytes"
+                f"vocab_size = {self.vocab_size} is too small: {self.kind} needs {least} for special tokens "
+                "and bytes"
             )
         return self
 
 
-def train_tokenizer(texts: Iterable[str], kind: Kind = "bpe", vocab_size: int = 8192, *,
-                    extra_special: Iterable[str] = (), min_frequency: int = 2, lowercase: bool = True) -> Tokenizer:
+def train_tokenizer(
+    texts: Iterable[str],
+    kind: Kind = "bpe",
+    vocab_size: int = 8192,
+    *,
+    extra_special: Iterable[str] = (),
+    min_frequency: int = 2,
+    lowercase: bool = True,
+) -> Tokenizer:
     """Train a tokenizer.
 
     Args:
@@ -76,8 +85,13 @@ def train_tokenizer(texts: Iterable[str], kind: Kind = "bpe", vocab_size: int = 
         TokenizerError: there is no text, or the library cannot train on it.
     """
     extra = tuple(extra_special)
-    spec = TokenizerSpec().replace(kind=kind, vocab_size=vocab_size, extra_special=extra, min_frequency=min_frequency,
-                                   lowercase=lowercase)
+    spec = TokenizerSpec().replace(
+        kind=kind,
+        vocab_size=vocab_size,
+        extra_special=extra,
+        min_frequency=min_frequency,
+        lowercase=lowercase,
+    )
     return train(texts, spec)
 
 
@@ -91,7 +105,9 @@ def train(texts: Iterable[str], spec: TokenizerSpec) -> Tokenizer:
     except Exception as error:  # the library raises bare Exception
         if stream.count == 0:
             raise TokenizerError("no text to train a tokenizer on") from error
-        raise TokenizerError(f"a {spec.kind} tokenizer of {spec.vocab_size} entries cannot be trained: {error}") from error
+        raise TokenizerError(
+            f"a {spec.kind} tokenizer of {spec.vocab_size} entries cannot be trained: {error}"
+        ) from error
     if stream.count == 0:
         raise TokenizerError("no text to train a tokenizer on")
     return Tokenizer(inner)
@@ -120,10 +136,16 @@ def _bpe(texts: Iterable[str], spec: TokenizerSpec, specials: list[str]) -> toke
     inner = tokenizers.Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
-    inner.train_from_iterator(texts, trainers.BpeTrainer(
-        vocab_size=spec.vocab_size, special_tokens=[_special(t) for t in specials], min_frequency=spec.min_frequency,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False,
-    ))
+    inner.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=spec.vocab_size,
+            special_tokens=[_special(t) for t in specials],
+            min_frequency=spec.min_frequency,
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        ),
+    )
     return inner
 
 
@@ -132,10 +154,16 @@ def _wordpiece(texts: Iterable[str], spec: TokenizerSpec, specials: list[str]) -
     inner.normalizer = normalizers.BertNormalizer(lowercase=spec.lowercase)
     inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     inner.decoder = decoders.WordPiece()
-    inner.train_from_iterator(texts, trainers.WordPieceTrainer(
-        vocab_size=spec.vocab_size, special_tokens=[_special(t) for t in specials], min_frequency=spec.min_frequency,
-        limit_alphabet=min(1000, spec.vocab_size // 2), show_progress=False,
-    ))
+    inner.train_from_iterator(
+        texts,
+        trainers.WordPieceTrainer(
+            vocab_size=spec.vocab_size,
+            special_tokens=[_special(t) for t in specials],
+            min_frequency=spec.min_frequency,
+            limit_alphabet=min(1000, spec.vocab_size // 2),
+            show_progress=False,
+        ),
+    )
     vocab = inner.get_vocab()
     inner.post_processor = bert_template(vocab["[CLS]"], vocab["[SEP]"])
     return inner
@@ -145,16 +173,26 @@ def _unigram(texts: Iterable[str], spec: TokenizerSpec, specials: list[str]) -> 
     inner = tokenizers.Tokenizer(models.Unigram())
     inner.normalizer = normalizers.NFKC()
     inner.pre_tokenizer = pre_tokenizers.Metaspace()
-    inner.train_from_iterator(texts, trainers.UnigramTrainer(
-        vocab_size=spec.vocab_size - 256, special_tokens=[_special(t) for t in specials], unk_token="<unk>",
-        show_progress=False,
-    ))
+    inner.train_from_iterator(
+        texts,
+        trainers.UnigramTrainer(
+            vocab_size=spec.vocab_size - 256,
+            special_tokens=[_special(t) for t in specials],
+            unk_token="<unk>",
+            show_progress=False,
+        ),
+    )
     definition = json.loads(inner.to_str())
     _add_byte_fallback(definition["model"], after=len(specials))
     inner = tokenizers.Tokenizer.from_str(json.dumps(definition))
-    inner.decoder = decoders.Sequence([
-        decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(content=" ", left=1),
-    ])
+    inner.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(content=" ", left=1),
+        ]
+    )
     return inner
 
 
