@@ -1,0 +1,125 @@
+"""Greedy and sampled decoding of a batch: one token a row a step, rows leave when they end.
+
+Yields what was chosen, token by token; text, stop strings and log-probability reports are made of it
+elsewhere. The caller may end a row between two steps (`Row.done`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Generator, Tensor
+
+from mainspring.infer.logits import penalize_repetition, sampling_logits
+from mainspring.infer.options import GenerateOptions
+from mainspring.infer.runner import Runner
+from mainspring.infer.sample import greedy, row_generator, sample
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """One completion under way."""
+
+    prompt: int
+    """Which prompt it continues."""
+    index: int
+    """Which completion of that prompt."""
+    limit: int
+    """Tokens it may have."""
+    tokens: list[int] = field(default_factory=list)
+    """Tokens so far."""
+    done: bool = False
+    """No more tokens are wanted; the caller may set it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A token that was chosen for a row."""
+
+    row: Row
+    token: int
+    logits: Tensor
+    """The model's own logits at this place, fp32 [V]."""
+
+
+def decode(
+    runner: Runner,
+    prompts: Sequence[Sequence[int]],
+    first: Tensor,
+    rows: Sequence[Row],
+    options: GenerateOptions,
+    eos: int | None,
+) -> Iterator[list[Choice]]:
+    """Continue prompts that `runner` holds; yields the choices of each step.
+
+    Args:
+        runner: after `prefill(prompts)`.
+        prompts: tokens of each prompt.
+        first: logits after each prompt, [P, V].
+        rows: the completions wanted, in the order of the batch.
+        options: filters and seeds.
+        eos: a row that chooses this token is done.
+    """
+    active = [row for row in rows if row.limit > 0 and not row.done]
+    if not active:
+        return
+    origin = [row.prompt for row in active]
+    runner.select(origin)
+    logits = first[torch.tensor(origin, device=first.device)]
+    seen = Seen([prompts[k] for k in origin], logits) if options.repetition_penalty != 1.0 else None
+    generators = [row_generator(options.seed, row.index) for row in active]
+    while True:
+        tokens = choose(logits, seen, options, generators).tolist()
+        for row, token in zip(active, tokens, strict=True):
+            row.tokens.append(token)
+            row.done = token == eos or len(row.tokens) >= row.limit
+        yield [
+            Choice(row, token, logits[k]) for k, (row, token) in enumerate(zip(active, tokens, strict=True))
+        ]
+        if seen is not None:
+            seen.add(tokens)
+        keep = [k for k, row in enumerate(active) if not row.done]
+        if not keep:
+            return
+        if len(keep) < len(active):
+            runner.select(keep)
+            active, tokens, generators = (
+                [active[k] for k in keep],
+                [tokens[k] for k in keep],
+                [generators[k] for k in keep],
+            )
+            if seen is not None:
+                seen.select(keep)
+        logits = runner.step(tokens)
+
+
+def choose(
+    logits: Tensor, seen: Seen | None, options: GenerateOptions, generators: Sequence[Generator]
+) -> Tensor:
+    """One token a row under `options`. logits [B, V] -> int64 [B]."""
+    if seen is not None:
+        logits = penalize_repetition(logits, seen.mask, options.repetition_penalty)
+    if options.samples:
+        return sample(sampling_logits(logits, options), generators)
+    return greedy(logits)
+
+
+class Seen:
+    """Which tokens each row already holds: bool [B, V]."""
+
+    def __init__(self, rows: Sequence[Sequence[int]], like: Tensor) -> None:
+        """Begin with the tokens of `rows`; width and device of `like` [B, V]."""
+        self.mask = torch.zeros((len(rows), like.shape[-1]), dtype=torch.bool, device=like.device)
+        for k, row in enumerate(rows):
+            self.mask[k, torch.tensor(row, dtype=torch.int64, device=like.device)] = True
+
+    def add(self, tokens: Sequence[int]) -> None:
+        """Mark one more token in each row."""
+        index = torch.tensor(tokens, dtype=torch.int64, device=self.mask.device)
+        self.mask.scatter_(1, index[:, None], True)
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Go on with these rows, in this order."""
+        self.mask = self.mask[torch.tensor(rows, dtype=torch.int64, device=self.mask.device)]

@@ -1,0 +1,224 @@
+"""Engine: a model, its tokenizer and a way to continue text.
+
+    engine = Engine.load("runs/quickstart")
+    engine.generate(["Once upon a time"], GenerateOptions(max_tokens=40))[0].text
+
+Prompts of a call run as one batch and each gets the text it would get alone. One call at a time: an engine is
+not meant to be used by two threads at once (`serve` puts a queue before it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mainspring.errors import UsageError
+from mainspring.infer.beam import Hypothesis, beam_search
+from mainspring.infer.completion import Completion, Generation, Piece, collect
+from mainspring.infer.decode import Row, decode
+from mainspring.infer.load import load
+from mainspring.infer.options import GenerateOptions
+from mainspring.infer.runner import CachedRunner, PlainRunner, Runner
+from mainspring.infer.stopping import find_stop
+from mainspring.infer.text_stream import TextStream
+from mainspring.infer.writer import Writer, chosen_logits
+from mainspring.nn.transformer import Transformer
+from mainspring.text.tokenizer import Tokenizer
+
+Prompt = str | Sequence[int]
+"""Text, or tokens."""
+
+
+class Engine:
+    """Continues prompts with a causal language model."""
+
+    def __init__(self, model: Transformer, tokenizer: Tokenizer, *, name: str = "model") -> None:
+        """`model` is put into evaluation mode; `name` is what the model is called in listings."""
+        self.model, self.tokenizer, self.name = model.eval(), tokenizer, name
+        self.vocabulary = min(model.config.vocab_size, tokenizer.vocab_size)
+        """Tokens that may be generated."""
+        absolute = any(position.kind == "absolute" for position in model.config.positions)
+        self.max_positions: int | None = model.config.max_positions if absolute else None
+        """Tokens of prompt and completion together, at most; None: not limited by the model."""
+
+    @classmethod
+    def load(
+        cls, path: str | Path, device: str | torch.device = "cpu", dtype: Literal["fp32", "bf16"] = "fp32"
+    ) -> Engine:
+        """Load a run directory (its newest checkpoint), one checkpoint, or a Hugging Face directory.
+
+        Raises:
+            UsageError: nothing loadable is at `path` (the message says what was looked for), or the model is
+                not a causal language model, or the device is not there.
+        """
+        loaded = load(path, device, dtype)
+        return cls(loaded.model, loaded.tokenizer, name=loaded.name)
+
+    def generate(self, prompts: Sequence[Prompt], options: GenerateOptions | None = None) -> list[Completion]:
+        """Continue every prompt; ordered by prompt, then by index (`options.n` completions each).
+
+        Raises:
+            UsageError: a prompt is longer than the model's positions, or has tokens that the model does not
+                know.
+        """
+        return collect(self.start(prompts, options))
+
+    def stream(self, prompt: Prompt, options: GenerateOptions | None = None) -> Iterator[Piece]:
+        """Continue one prompt and yield its text as it comes; closing the iterator ends the generation.
+
+        Beam search knows its text only at the end and yields it then.
+
+        Raises:
+            UsageError: as `generate`, before the first piece.
+        """
+        return self.start([prompt], options).pieces
+
+    def start(self, prompts: Sequence[Prompt], options: GenerateOptions | None = None) -> Generation:
+        """Check and tokenise prompts; nothing is computed until the pieces are asked for.
+
+        Raises:
+            UsageError: as `generate`.
+        """
+        options = options or GenerateOptions()
+        if isinstance(prompts, str):
+            raise UsageError("prompts is a string; give a list of prompts")
+        if options.num_beams > self.vocabulary:
+            raise UsageError(
+                f"num_beams = {options.num_beams}: the vocabulary has {self.vocabulary} tokens; "
+                f"use {self.vocabulary} beams or fewer"
+            )
+        rows = [self._tokens(k, prompt) for k, prompt in enumerate(prompts)]
+        texts = [p if isinstance(p, str) else self.tokenizer.decode(list(p)) for p in prompts]
+        counts = tuple(len(row) for row in rows)
+        return Generation(counts, self._pieces(texts, rows, options) if rows else iter(()))
+
+    def _tokens(self, number: int, prompt: Prompt) -> list[int]:
+        tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        where = f"prompt {number}"
+        if not tokens:
+            if self.tokenizer.eos is None:
+                raise UsageError(
+                    f"{where} is empty and the tokenizer has no end-of-text token to begin from; "
+                    "give a prompt of one character or more"
+                )
+            tokens = [self.tokenizer.eos]
+        wrong = next((t for t in tokens if not 0 <= t < self.vocabulary), None)
+        if wrong is not None:
+            raise UsageError(
+                f"{where}: token {wrong} is not in the vocabulary of {self.vocabulary} tokens "
+                f"(0 to {self.vocabulary - 1})"
+            )
+        if self.max_positions is not None and len(tokens) >= self.max_positions:
+            raise UsageError(
+                f"{where} has {len(tokens)} tokens and the model has {self.max_positions} positions for "
+                f"prompt and completion together; shorten it to {self.max_positions - 1} tokens or fewer"
+            )
+        return tokens
+
+    def _pieces(
+        self, texts: list[str], prompts: list[list[int]], options: GenerateOptions
+    ) -> Iterator[Piece]:
+        limits = [self._limit(len(row), options) for row in prompts]
+        writers = {
+            (p, index): Writer(
+                self.tokenizer, p, index, context=row, stops=options.stop, logprobs=options.logprobs
+            )
+            for p, row in enumerate(prompts)
+            for index in range(options.n)
+        }
+        scores_prompt = options.echo and options.logprobs is not None
+        runner_type = CachedRunner if options.use_cache else PlainRunner
+        runner: Runner = runner_type(self.model, self.vocabulary, every=scores_prompt)
+        logits: list[Tensor] = []
+        if scores_prompt or max(limits) > 0:
+            logits = runner.prefill(prompts, max(limits))
+        if options.echo:
+            for (p, _), writer in writers.items():
+                yield writer.echo(texts[p], prompts[p], logits[p] if scores_prompt else None)
+        if max(limits) == 0:
+            yield from (writer.close("length") for writer in writers.values())
+            return
+        first = chosen_logits(logits)
+        del logits
+        if options.num_beams > 1:
+            yield from self._beams(runner, prompts, first, limits, writers, options)
+        else:
+            yield from self._rows(runner, prompts, first, limits, writers, options)
+
+    def _rows(
+        self,
+        runner: Runner,
+        prompts: list[list[int]],
+        first: Tensor,
+        limits: list[int],
+        writers: dict[tuple[int, int], Writer],
+        options: GenerateOptions,
+    ) -> Iterator[Piece]:
+        rows = [Row(prompt=p, index=index, limit=limits[p]) for p, index in writers]
+        for choices in decode(runner, prompts, first, rows, options, self.tokenizer.eos):
+            for choice in choices:
+                row = choice.row
+                writer = writers[row.prompt, row.index]
+                piece = writer.write(choice.token, choice.logits, last=row.done)
+                row.done = row.done or writer.stopped
+                yield piece
+
+    def _beams(
+        self,
+        runner: Runner,
+        prompts: list[list[int]],
+        first: Tensor,
+        limits: list[int],
+        writers: dict[tuple[int, int], Writer],
+        options: GenerateOptions,
+    ) -> Iterator[Piece]:
+        search = beam_search(
+            runner,
+            prompts,
+            first,
+            limits,
+            options,
+            self.tokenizer.eos,
+            lambda tokens: self._stops(tokens, options.stop),
+        )
+        searching = set(range(len(prompts)))
+        for done in search:
+            for p, hypotheses in done.items():
+                for index, hypothesis in enumerate(hypotheses[: options.n]):
+                    yield from self._write(writers[p, index], prompts[p], hypothesis, options)
+            searching -= done.keys()
+            if searching:
+                # An empty piece a step lets whoever reads end the search between two steps.
+                yield Piece(min(searching), 0, "", tokens=0)
+
+    def _write(
+        self, writer: Writer, prompt: list[int], hypothesis: Hypothesis, options: GenerateOptions
+    ) -> Iterator[Piece]:
+        """The pieces of a finished hypothesis; its log-probabilities come from one more pass over it."""
+        tokens = hypothesis.tokens
+        at: Sequence[Tensor | None] = [None] * len(tokens)
+        if options.logprobs is not None:
+            again = PlainRunner(self.model, self.vocabulary, every=True).prefill([[*prompt, *tokens]], 0)[0]
+            at = list(again[len(prompt) - 1 : -1])
+        for k, (token, logits) in enumerate(zip(tokens, at, strict=True)):
+            piece = writer.write(token, logits, last=k == len(tokens) - 1)
+            yield piece if piece.finish is None else replace(piece, score=hypothesis.score)
+
+    def _stops(self, tokens: Sequence[int], stops: tuple[str, ...]) -> bool:
+        """Whether a stop string is in the text of the last of `tokens`: each token has one byte or more."""
+        if not stops:
+            return False
+        reach = max(len(stop.encode()) for stop in stops) + 8
+        stream = TextStream(self.tokenizer)
+        text = "".join(stream.push(token) for token in tokens[-reach:]) + stream.finish()
+        return find_stop(text, stops) is not None
+
+    def _limit(self, prompt_tokens: int, options: GenerateOptions) -> int:
+        if self.max_positions is None:
+            return options.max_tokens
+        return min(options.max_tokens, self.max_positions - prompt_tokens)

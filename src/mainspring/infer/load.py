@@ -1,0 +1,110 @@
+"""Find what a path is - a run, a checkpoint, a Hugging Face directory - and load its model and tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mainspring.errors import UsageError, WeightsError
+from mainspring.models import FAMILIES, resolve
+from mainspring.models.hub import import_hf
+from mainspring.nn.config import TransformerConfig
+from mainspring.nn.transformer import Transformer
+from mainspring.text.tokenizer import Tokenizer
+from mainspring.train.checkpoint import latest, load_model_state
+from mainspring.train.run import Run
+
+DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""Precisions by name."""
+_CAUSAL = frozenset({"gpt2"})
+"""Families whose published weights are causal language models."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What an engine is made of."""
+
+    model: Transformer
+    tokenizer: Tokenizer
+    name: str
+    """Name of the run or directory."""
+
+
+def load(path: str | Path, device: str | torch.device, dtype: Literal["fp32", "bf16"]) -> Loaded:
+    """Load a run directory (its newest checkpoint), a checkpoint inside one, or a Hugging Face directory.
+
+    Raises:
+        UsageError: nothing loadable is there, or it does not generate text, or the device is not there.
+    """
+    path = Path(path).resolve()
+    if dtype not in DTYPES:
+        raise UsageError(f"dtype {dtype!r}: should be one of {', '.join(DTYPES)}")
+    place = _device(device)
+    if (path / "recipe.toml").is_file():
+        return _run(path, None, place, DTYPES[dtype])
+    # A checkpoint lies in the folder "checkpoints" of its run.
+    if path.is_dir() and (path.parent.parent / "recipe.toml").is_file() and path.parent.name == "checkpoints":
+        return _run(path.parent.parent, path, place, DTYPES[dtype])
+    if (path / "config.json").is_file():
+        return _hugging_face(path, place, DTYPES[dtype])
+    found = (
+        "it does not exist" if not path.exists() else "it is a file" if path.is_file() else "none is there"
+    )
+    raise UsageError(
+        f"{path}: no model can be loaded from here. Looked for recipe.toml (a run directory), for a "
+        f"checkpoint (a run's checkpoints/step-...), and for config.json (a Hugging Face directory); {found}"
+    )
+
+
+def _run(directory: Path, checkpoint: Path | None, device: torch.device, dtype: torch.dtype) -> Loaded:
+    run = Run(directory)
+    recipe = run.read_recipe()
+    if recipe.objective.kind != "clm":
+        raise UsageError(
+            f"{directory}: trained with objective {recipe.objective.kind!r}, which does not learn to "
+            "continue text; generation needs a model trained with 'clm'"
+        )
+    tokenizer = Tokenizer.load(run.dir)
+    checkpoint = checkpoint or latest(run.checkpoints)
+    if checkpoint is None:
+        raise UsageError(
+            f"{directory}: the run has no complete checkpoint yet; looked for step-... in {run.checkpoints}"
+        )
+    config = resolve(recipe.model, tokenizer.vocab_size)
+    return Loaded(_model(config, load_model_state(checkpoint), device, dtype), tokenizer, directory.name)
+
+
+def _hugging_face(directory: Path, device: torch.device, dtype: torch.dtype) -> Loaded:
+    imported = import_hf(directory)
+    if imported.family not in _CAUSAL:
+        raise UsageError(
+            f"{directory}: a {imported.family} does not continue text; generation needs a causal model "
+            f"({', '.join(sorted(_CAUSAL & FAMILIES.keys()))})"
+        )
+    tokenizer = Tokenizer.load(directory)
+    return Loaded(_model(imported.config, imported.state, device, dtype), tokenizer, directory.name)
+
+
+def _model(
+    config: TransformerConfig, state: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
+) -> Transformer:
+    with torch.device("meta"):
+        model = Transformer(config)
+    try:
+        model.load_state_dict(dict(state), assign=True)
+    except RuntimeError as error:
+        raise WeightsError(f"the weights do not fit the recipe's model: {error}") from error
+    return model.to(device=device, dtype=dtype).requires_grad_(False)
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"device {str(device)!r} cannot be used here: {reason}") from error
