@@ -8,22 +8,25 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mainspring.config import parse
 from mainspring.data import shards
+from mainspring.data.build_report import BuildReport, Progress
 from mainspring.data.config import BuildConfig, SourceConfig
 from mainspring.data.documents import Document, ReadReport
 from mainspring.data.encoding import encode
+from mainspring.data.hash_sample import HashSample
 from mainspring.data.readers import read, utf8_length
-from mainspring.data.sample import HashSample
 from mainspring.errors import DataError, TokenizerError
 from mainspring.text.normalize import NormalizeConfig, normalize
 from mainspring.text.tokenizer import Tokenizer
 from mainspring.text.train import TokenizerSpec, train
+
+__all__ = ["BuildReport", "Progress", "Source", "build", "build_from", "source_of"]
 
 SHARD_TOKENS = 1 << 25
 """Tokens in a shard, about: what is held in memory before it is written."""
@@ -34,59 +37,6 @@ SCAN = 8
 
 Source = SourceConfig | tuple[str, Iterable[Document]]
 """Where to read, or a name and documents that can be iterated more than once."""
-
-
-class Progress(NamedTuple):
-    """How far a build has come."""
-
-    stage: str
-    """"sample", "tokenizer" or "encode"."""
-    source: str
-    """The source at hand."""
-    documents: int
-    """Documents taken in this stage."""
-    bytes: int
-    """UTF-8 bytes of their text."""
-    tokens: int
-    """Tokens made of them."""
-    seconds: float
-    """Since the stage began."""
-
-
-@dataclass
-class BuildReport:
-    """What a build read and wrote."""
-
-    directory: Path
-    """Where it is."""
-    sources: dict[str, ReadReport] = field(default_factory=dict)
-    """What was read of each source, and what could not be."""
-    documents: dict[str, int] = field(default_factory=lambda: {"train": 0, "holdout": 0})
-    """Documents of each split."""
-    tokens: dict[str, int] = field(default_factory=lambda: {"train": 0, "holdout": 0})
-    """Tokens of each split, separators included."""
-    bytes: int = 0
-    """UTF-8 bytes of normalised text."""
-    shards: int = 0
-    """Shards written or found unchanged."""
-    vocab_size: int = 0
-    """Of the tokenizer."""
-    tokenizer_seconds: float = 0.0
-    """Time to sample and train the tokenizer, 0 where it was given."""
-    seconds: float = 0.0
-    """Time to read, encode and write."""
-    warnings: list[str] = field(default_factory=list)
-    """What the user should know."""
-
-    @property
-    def faults(self) -> int:
-        """Lines and files left out."""
-        return sum(report.faults for report in self.sources.values())
-
-    @property
-    def bytes_per_second(self) -> float:
-        """Text encoded a second."""
-        return self.bytes / self.seconds if self.seconds else 0.0
 
 
 @dataclass
@@ -102,7 +52,7 @@ class _Stream:
 
 
 def build(
-    sources: Sequence[Source],
+    sources: Sequence[Source] | Sequence[Document],
     tokenizer: Tokenizer | TokenizerSpec | str | Path,
     out_dir: str | Path,
     *,
@@ -117,7 +67,8 @@ def build(
     the same side; if chance holds out no document at all, the one with the smallest hash is.
 
     Args:
-        sources: what to read, in order; a (name, documents) pair must be iterable twice.
+        sources: what to read, in order; the documents of a (name, documents) pair must be iterable twice. Or
+            simply documents, which make a source for each name that they carry.
         tokenizer: one that exists, a path to load it from, or what to train on a sample of the sources.
         out_dir: directory to write; what an earlier build left there is replaced.
         holdout: share of documents to hold out, 0 to below 1.
@@ -128,9 +79,10 @@ def build(
         DataError: a source does not exist, two have one name, or no document was found.
         TokenizerError: the tokenizer cannot be loaded or trained, or has no separator.
     """
-    return _Builder(sources, Path(out_dir), holdout, normalization or NormalizeConfig(), progress).run(
-        tokenizer
+    builder = _Builder(
+        _grouped(sources), Path(out_dir), holdout, normalization or NormalizeConfig(), progress
     )
+    return builder.run(tokenizer)
 
 
 def build_from(
@@ -358,6 +310,17 @@ def source_of(path: str, name: str | None = None, **settings: Any) -> SourceConf
     return parse(
         SourceConfig, {"name": name or letters.strip("-._+")[:64] or "text", "path": path, **settings}
     )
+
+
+def _grouped(sources: Sequence[Source] | Sequence[Document]) -> list[Source]:
+    groups: dict[str, list[Document]] = {}
+    found: list[Source] = []
+    for item in sources:
+        if isinstance(item, Document):
+            groups.setdefault(item.source, []).append(item)
+        else:
+            found.append(item)
+    return found + list(groups.items())
 
 
 def _hash(text: str) -> int:

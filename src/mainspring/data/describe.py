@@ -11,6 +11,7 @@ from mainspring.data.dataset import SPLITS, TokenData
 from mainspring.data.permute import key_of, permute
 
 _SHOWN = 200
+_KINDS = ("tokens", "documents", "bytes")
 
 
 def describe(data: TokenData, *, samples: int = 3) -> dict[str, Any]:
@@ -43,12 +44,12 @@ def describe(data: TokenData, *, samples: int = 3) -> dict[str, Any]:
             "special": data.tokenizer.specials,
         },
         "splits": {
-            split: _sizes(sum(s.tokens for s in own), sum(s.documents for s in own), sum(s.bytes for s in own))
+            split: _sizes(*(sum(getattr(s, kind) for s in own) for kind in _KINDS))
             for split, own in streams.items()
         },
         "sources": {
             name: {"langs": list(info.langs)}
-            | {split: _sizes(info.tokens[split], info.documents[split], info.bytes[split]) for split in SPLITS}
+            | {split: _sizes(*(getattr(info, kind)[split] for kind in _KINDS)) for split in SPLITS}
             for name, info in data.sources.items()
         },
         "languages": dict(languages.most_common()),
@@ -70,8 +71,7 @@ def _documents(data: TokenData, source: str, count: int) -> list[dict[str, Any]]
     streams = [stream for stream in data.split("train").values() if stream.source == source]
     total = sum(stream.documents for stream in streams)
     found: list[dict[str, Any]] = []
-    chosen = permute(range(min(count, total)), total, key_of("describe", source)) if total else np.empty(0)
-    for place in chosen.tolist():
+    for place in permute(np.arange(min(count, total)), max(1, total), key_of("describe", source)).tolist():
         for stream in streams:
             if place < stream.documents:
                 ids = stream.document(place)
