@@ -1,0 +1,127 @@
+"""Bytes of activations that autograd keeps for backward, from the shape of a transformer.
+
+The scheme is that of Korthikanti et al. 2022 (arXiv 2205.05198, section 4.1: s b h (34 + 5 a s / h) bytes a
+layer in 16 bits with dropout), taken apart by what our layers keep, so that it also holds for fused attention
+(no s^2 term), gated feed-forwards, RMS norms and fp32. `tests/planner/test_activations.py` counts autograd's
+saved storages beside it.
+
+Legend (per token): h width of the model, i width of all heads, f width of the feed-forward, a heads, T tokens
+a row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mainspring.nn.config import TransformerConfig
+
+Numerics = Literal["fp32", "autocast", "bf16"]
+"""How bfloat16 is used: not at all; by autocast (residual stream in fp32); or throughout (FSDP2's policy)."""
+
+_FP32 = 4
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Bytes of one element: in the residual stream, in matrix products, and of a dropout mask."""
+
+    residual: int
+    compute: int
+    mask: int
+
+    @classmethod
+    def of(cls, numerics: Numerics, *, cuda: bool = False) -> Widths:
+        """CUDA keeps dropout masks as booleans, the CPU as numbers."""
+        compute = 4 if numerics == "fp32" else 2
+        return cls(2 if numerics == "bf16" else 4, compute, 1 if cuda else compute)
+
+
+def layer_bytes(config: TransformerConfig, seq_len: int, numerics: Numerics, *, cross: bool = False,
+                cuda: bool = False) -> float:
+    """Bytes that one layer keeps for each token.
+
+    Args:
+        config: shape of the model.
+        seq_len: tokens a row (T); matters only where attention is not fused (attention dropout, T5 bias).
+        numerics: how bfloat16 is used.
+        cross: the layer also attends to an encoder's output (of the same length).
+        cuda: on a GPU rather than a CPU.
+    """
+    w = Widths.of(numerics, cuda=cuda)
+    h, i, f = config.d_model, config.n_heads * config.head_width, config.d_ff
+    rotated = 2 * i * w.compute if config.rotary else 0
+    attention = (3 * i + i) * w.compute + rotated + _scores(config, seq_len, numerics, w)
+    # Each sub-layer: the norm's input in the residual stream, and the product's input.
+    sub_layer = h * w.residual + h * w.compute + _norm_bytes(config, numerics) + _dropout(config, h, w)
+    feed_forward = (4 * f if config.gated else 2 * f) * w.compute
+    crossed = sub_layer + 4 * i * w.compute + _scores(config, seq_len, numerics, w) if cross else 0
+    return 2 * sub_layer + attention + feed_forward + crossed
+
+
+def head_bytes(config: TransformerConfig, numerics: Numerics, *, cuda: bool = False) -> float:
+    """Bytes that embeddings, the last norm and the head's transform keep for each token, logits apart."""
+    w = Widths.of(numerics, cuda=cuda)
+    h = config.d_model
+    total: float = _dropout(config, h, w) + h * w.compute  # the head's input
+    norms = int(config.norm_place == "pre") + int(config.embed_norm) + int(config.head_transform)
+    total += norms * (h * w.residual + _norm_bytes(config, numerics))
+    if config.norm_place == "post":
+        total += h * w.compute * (1 if config.head_transform else 0)
+    if config.head_transform:
+        total += h * w.compute
+    return total
+
+
+def logit_bytes(config: TransformerConfig, numerics: Numerics) -> float:
+    """Bytes for each predicted token around the loss: logits, log-softmax in fp32, and both gradients."""
+    compute = Widths.of(numerics).compute
+    return float(config.vocab_size * (2 * compute + 2 * _FP32 if compute != _FP32 else 3 * _FP32))
+
+
+def working_bytes(config: TransformerConfig, numerics: Numerics, *, cuda: bool = False) -> float:
+    """Bytes for each token that the backward of one layer holds for a moment: gradients beside what they
+    replace."""
+    w = Widths.of(numerics, cuda=cuda)
+    inner = config.d_ff * (2 if config.gated else 1)
+    return 2.0 * (inner * w.compute + config.d_model * w.residual)
+
+
+def kept_bytes(config: TransformerConfig, seq_len: int, numerics: Numerics, *, remat: bool = False,
+               cuda: bool = False) -> float:
+    """Bytes of activations that the whole model keeps for each token of a row (logits apart).
+
+    With rematerialisation a layer keeps its input alone, and one layer at a time is there in full.
+    """
+    stacks = ([(config.encoder_layers, False), (config.decoder_layers, True)] if config.is_encoder_decoder
+              else [(config.n_layers, False)])
+    layers = [(count, layer_bytes(config, seq_len, numerics, cross=cross, cuda=cuda))
+              for count, cross in stacks]
+    head = head_bytes(config, numerics, cuda=cuda)
+    if not remat:
+        return head + sum(count * size for count, size in layers)
+    inputs = sum(count for count, _ in layers) * config.d_model * Widths.of(numerics).residual
+    return head + inputs + max(size for _, size in layers)
+
+
+def _norm_bytes(config: TransformerConfig, numerics: Numerics) -> float:
+    """What a norm keeps beside its input: statistics, and for RMS (made of simple operations) its output."""
+    if config.norm == "layer":
+        return 2 * _FP32
+    return _FP32 + config.d_model * (6 if numerics == "bf16" else _FP32)
+
+
+def _dropout(config: TransformerConfig, width: int, w: Widths) -> float:
+    return width * w.mask if config.dropout else 0
+
+
+def _scores(config: TransformerConfig, seq_len: int, numerics: Numerics, w: Widths) -> float:
+    """What attention keeps beside queries, keys, values and output."""
+    a, i = config.n_heads, config.n_heads * config.head_width
+    if not config.attention_dropout and config.t5_bias is None:
+        return a * _FP32  # fused: one log-sum-exp a head
+    # Unfused: the softmax; with dropout also the mask and the product; in bfloat16 fp32 copies of q, k, v
+    # too.
+    kept = w.compute + (2 * _FP32 if config.attention_dropout else 0)
+    upcast = i * (3 * _FP32 + w.compute) if numerics != "fp32" else 0
+    return a * seq_len * kept + upcast

@@ -1,0 +1,165 @@
+"""What this machine can do, measured in about a second: matrix products, memory, links between processes."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import torch
+
+from mainspring.config import Section
+from mainspring.parallel.world import usable_cores
+from mainspring.planner.memory import available_memory
+
+_CPU_SHAPE = (512, 1024, 1024)
+"""Rows, inner width and columns of the measured product: that of a small model's layer."""
+_CUDA_SHAPE = (8192, 8192, 8192)
+_DTYPES = (torch.float32, torch.bfloat16)
+
+
+class Machine(Section):
+    """Rates and sizes that a plan's time and fit are worked out from. Rates are of one rank while all ranks
+    work."""
+
+    flops_fp32: float
+    """Floating-point operations a second of a rank, fp32 matrix products."""
+    flops_bf16: float
+    """The same in bfloat16."""
+    memory_bandwidth: float
+    """Bytes a second that a rank reads and writes in a streaming update."""
+    link_bandwidth: float
+    """Bytes a second between two ranks, as measured through a TCP connection of this machine with itself; put
+    the rate of the real links in its place where ranks are GPUs or on several machines."""
+    memory: int
+    """Bytes that may still be taken on this machine (a GPU: on that device), by all its ranks together."""
+    cores: int
+    """Cores this process may run on."""
+    threads: int
+    """Threads of a rank for which the rates hold."""
+    ranks: int
+    """Ranks working at the same time for which the rates hold."""
+    accelerators: tuple[str, ...] = ()
+    """Names of the CUDA devices."""
+    device: str = "cpu"
+    """What was measured: "cpu" or "cuda"."""
+
+    @classmethod
+    def measure(cls, threads: int = 0, *, ranks: int = 1, device: str = "cpu") -> Machine:
+        """Measure this machine in this process, in under 1.5 s on a CPU.
+
+        Args:
+            threads: compute threads of a rank; 0 shares the cores evenly.
+            ranks: ranks that will work here at the same time; they are imitated by as many Python threads.
+            device: "cpu" or "cuda".
+        """
+        cores = usable_cores()
+        threads = threads or max(1, cores // ranks)
+        names = tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+        if device == "cuda":
+            rates = {dtype: _cuda_flops(dtype) for dtype in _DTYPES}
+            bandwidth, memory = _cuda_bandwidth(), torch.cuda.mem_get_info()[0]
+        else:
+            before = torch.get_num_threads()
+            try:
+                rates = {dtype: _cpu_flops(dtype, threads, ranks) for dtype in _DTYPES}
+                bandwidth = _cpu_bandwidth(threads, ranks)
+            finally:
+                torch.set_num_threads(before)
+            memory = available_memory()
+        return cls(flops_fp32=rates[torch.float32], flops_bf16=rates[torch.bfloat16],
+                   memory_bandwidth=bandwidth, link_bandwidth=_link_bandwidth(), memory=memory, cores=cores,
+                   threads=threads, ranks=ranks, accelerators=names, device=device)
+
+    def flops(self, precision: str) -> float:
+        """Peak rate of a rank in "fp32" or "bf16"."""
+        return self.flops_bf16 if precision == "bf16" else self.flops_fp32
+
+
+def _together(work: Callable[[], float], ranks: int, threads: int) -> float:
+    """Run `work` on `ranks` Python threads at once, each with `threads` compute threads; the slowest's
+    result."""
+    barrier = Barrier(ranks)
+
+    def one() -> float:
+        torch.set_num_threads(threads)
+        work()  # warm up: allocate, choose kernels
+        barrier.wait()
+        return work()
+
+    with ThreadPoolExecutor(ranks) as pool:
+        return max(future.result() for future in [pool.submit(one) for _ in range(ranks)])
+
+
+def _cpu_flops(dtype: torch.dtype, threads: int, ranks: int) -> float:
+    m, k, n = _CPU_SHAPE
+
+    def seconds() -> float:
+        a, b = torch.ones(m, k, dtype=dtype), torch.ones(k, n, dtype=dtype)
+        out = torch.empty(m, n, dtype=dtype)
+        return _best(lambda: torch.mm(a, b, out=out), 0.12)
+
+    return 2 * m * k * n / _together(seconds, ranks, threads)
+
+
+def _cpu_bandwidth(threads: int, ranks: int, size: int = 96 * 2**20) -> float:
+    def seconds() -> float:
+        x = torch.zeros(size // 4)
+        return _best(lambda: x.add_(1.0), 0.04)
+
+    return 2 * size / _together(seconds, ranks, threads)
+
+
+def _best(work: Callable[[], object], budget: float) -> float:
+    """Least time of one call, over as many calls as `budget` seconds allow (at least two)."""
+    best, start, calls = float("inf"), time.perf_counter(), 0
+    while calls < 2 or time.perf_counter() - start < budget:
+        before = time.perf_counter()
+        work()
+        best = min(best, time.perf_counter() - before)
+        calls += 1
+    return best
+
+
+def _cuda_flops(dtype: torch.dtype) -> float:
+    m, k, n = _CUDA_SHAPE
+    a = torch.ones(m, k, dtype=dtype, device="cuda")
+    b = torch.ones(k, n, dtype=dtype, device="cuda")
+    return 2 * m * k * n / _cuda_seconds(lambda: a @ b)
+
+
+def _cuda_bandwidth(size: int = 2**28) -> float:
+    x = torch.zeros(size // 4, device="cuda")
+    return 2 * size / _cuda_seconds(lambda: x.add_(1.0))
+
+
+def _cuda_seconds(work: Callable[[], object], calls: int = 10) -> float:
+    work()
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(calls):
+        work()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - start) / calls
+
+
+def _link_bandwidth(size: int = 8 * 2**20, times: int = 3) -> float:
+    """Bytes a second through a TCP connection of this machine with itself: what gloo travels on."""
+    payload = memoryview(bytearray(size))
+    with (socket.create_server(("127.0.0.1", 0)) as server,
+          socket.create_connection(server.getsockname()) as sender):
+        receiver, _ = server.accept()
+        with receiver, ThreadPoolExecutor(1) as pool:
+            inbox = bytearray(size)
+            best = float("inf")
+            for _ in range(times):
+                start = time.perf_counter()
+                sending = pool.submit(sender.sendall, payload)
+                received = 0
+                while received < size:
+                    received += receiver.recv_into(memoryview(inbox)[received:])
+                sending.result()
+                best = min(best, time.perf_counter() - start)
+    return size / best
