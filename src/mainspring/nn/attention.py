@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mainspring.nn.cache import LayerCache
 from mainspring.nn.config import TransformerConfig
+from mainspring.nn.gate import PositionGate
 from mainspring.nn.positions import Angles, rotate
 
 
@@ -26,13 +27,15 @@ class Sight:
     """bool (True: allowed) or float (added to the scores), broadcastable to [B, H, Tq, Tk]."""
     is_causal: bool = False
     angles: Angles | None = None
+    bias: Tensor | None = None
+    """Scores that each layer gates before it adds them, [B or 1, H, Tq, Tk]; `mask` is then bool or None."""
 
 
 class SelfAttention(nn.Module):
     """Multi-head attention of tokens to tokens of the same stack (Vaswani et al. 2017, 3.2).
 
-    One projection makes queries, keys and values; its rows are ordered [head, (q, k, v), E], so that a slice of
-    whole heads is a slice of rows.
+    One projection makes queries, keys and values; its rows are ordered [head, (q, k, v), E], so that a
+    slice of whole heads is a slice of rows.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -45,6 +48,8 @@ class SelfAttention(nn.Module):
         )
         self.qkv = nn.Linear(config.d_model, 3 * inner, bias=config.bias)
         self.out = nn.Linear(inner, config.d_model, bias=config.bias)
+        gated = config.t5_bias is not None and config.t5_bias.gate is not None
+        self.gate = PositionGate(config) if gated else None
 
     def forward(self, x: Tensor, sight: Sight, store: LayerCache | None = None) -> Tensor:
         """x [B, T, D] -> [B, T, D]; with `store`, also attends to what it holds, and adds to it."""
@@ -55,6 +60,8 @@ class SelfAttention(nn.Module):
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if store is not None:
             k, v = store.append(k, v)
+        if self.gate is not None and sight.bias is not None:
+            sight = Sight(self.gate(x, q, sight.bias, sight.mask))
         y = attend(q, k, v, sight, self.scale, self.dropout if self.training else 0.0)
         out: Tensor = self.out(y.transpose(1, 2).reshape(batch, length, -1))
         return out
@@ -66,7 +73,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of decoder tokens to an encoder's output; rows of `kv` are ordered [head, (k, v), E]."""
+    """Multi-head attention of a decoder to an encoder's output; rows of `kv` go [head, (k, v), E]."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -83,7 +90,7 @@ class CrossAttention(nn.Module):
     def forward(
         self, x: Tensor, memory: Tensor | None, sight: Sight, store: LayerCache | None = None
     ) -> Tensor:
-        """x [B, T, D], memory [B, S, D] -> [B, T, D]; a `store` keeps what the memory became, and then replaces it."""
+        """x [B, T, D], memory [B, S, D] -> [B, T, D]; a `store` keeps the memory's keys and values."""
         batch, length, _ = x.shape
         q = self.q(x).view(batch, length, -1, self.head_dim).transpose(1, 2)
         if store is None:

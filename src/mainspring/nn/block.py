@@ -1,4 +1,4 @@
-"""A transformer layer: attention, attention to an encoder where there is one, and feed-forward, each with a residual."""
+"""A transformer layer: attention, attention to an encoder, feed-forward, each with a residual."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from mainspring.nn.cache import LayerCache
 from mainspring.nn.config import Activation, TransformerConfig
 
 
-def make_norm(config: TransformerConfig) -> nn.LayerNorm | nn.RMSNorm:
-    """The normalisation that the configuration names, over the model's width."""
+def make_norm(config: TransformerConfig, width: int | None = None) -> nn.LayerNorm | nn.RMSNorm:
+    """The normalisation that the configuration names, over a width (None: the model's)."""
+    width = config.d_model if width is None else width
     if config.norm == "rms":
-        return nn.RMSNorm(config.d_model, eps=config.norm_eps)
-    return nn.LayerNorm(config.d_model, eps=config.norm_eps, bias=config.bias)
+        return nn.RMSNorm(width, eps=config.norm_eps)
+    return nn.LayerNorm(width, eps=config.norm_eps, bias=config.bias)
 
 
 def activate(kind: Activation) -> Callable[[Tensor], Tensor]:
@@ -40,8 +41,8 @@ def _gelu_tanh(x: Tensor) -> Tensor:
 class FeedForward(nn.Module):
     """Two linear maps with a non-linearity between; gated kinds multiply it with a second projection.
 
-    For gated kinds the rows of `up` are ordered [d_ff, (gate, value)], so that a slice of the inner width is a slice
-    of rows.
+    For gated kinds the rows of `up` are ordered [d_ff, (gate, value)], so that a slice of the inner width
+    is a slice of rows.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -104,7 +105,7 @@ class Block(nn.Module):
             [B, T, D].
         """
         if remat and torch.is_grad_enabled():
-            # Here rather than around the layer: a wrapper's hooks (gathering shards) then run once, not twice.
+            # Inside the layer, so that a wrapper's hooks (gathering shards) run once, not twice.
             again: Tensor = checkpoint(
                 self._apply_layer, x, sight, memory, cross_sight, store, use_reentrant=False
             )

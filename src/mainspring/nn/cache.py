@@ -1,8 +1,8 @@
 """The key-value cache of decoding: what each layer has seen, and the data of the tokens it was.
 
-A decoding cache is "tokens already seen": masks over it are the one rule (nn.masks) on the stored tokens' data, so
-prompts of different length need nothing special: padding is stored with valid=False and never seen, and later
-tokens carry each row's own positions and ranks.
+A decoding cache is "tokens already seen": masks over it are the one rule (nn.masks) on the stored tokens'
+data, so prompts of different length need nothing special: padding is stored with valid=False and never
+seen, and later tokens carry each row's own positions and ranks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mainspring.nn.config import TransformerConfig
 
 
 class LayerCache:
-    """Keys and values of one layer: each [rows, heads, capacity, head_dim], the first `length` slots in use."""
+    """Keys and values of one layer, [rows, heads, capacity, head_dim]: `length` slots are in use."""
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         self.keys, self.values, self.length = keys, values, 0
@@ -46,10 +46,11 @@ class LayerCache:
 
 
 class KVCache:
-    """Keys, values and token data of `rows` rows of up to `capacity` tokens, for `Transformer.forward(cache=)`.
+    """Keys, values and token data of `rows` rows of up to `capacity` tokens, for `forward(cache=)`.
 
-    With an encoder-decoder the first forward also stores the encoder's keys and values for every decoder layer.
-    Keep the cache within `torch.no_grad()` or `torch.inference_mode()`: no gradient passes through it.
+    With an encoder-decoder the first forward also stores the encoder's keys and values for every decoder
+    layer. Keep the cache within `torch.no_grad()` or `torch.inference_mode()`: no gradient passes through
+    it.
     """
 
     def __init__(

@@ -19,6 +19,14 @@ class Absolute(Section):
     """Rows of the table before position 0 (RoBERTa: 2)."""
 
 
+class Sinusoidal(Section):
+    """A fixed wave for each position, added to the token's vector (Vaswani et al. 2017, 3.5)."""
+
+    kind: Literal["sinusoidal"] = "sinusoidal"
+    offset: int = Field(0, ge=0)
+    """Steps of the wave before position 0 (M2M-100, NLLB: 2)."""
+
+
 class Rotary(Section):
     """Queries and keys turned by an angle that grows with position (Su et al. 2021, arXiv 2104.09864)."""
 
@@ -28,34 +36,38 @@ class Rotary(Section):
 
 
 class T5Bias(Section):
-    """A learned score for each bucket of distance and head, shared by a stack's layers (Raffel et al. 2020, 2.1)."""
+    """A learned score per bucket of distance and head, shared by the layers (Raffel et al. 2020, 2.1)."""
 
     kind: Literal["t5_bias"] = "t5_bias"
-    buckets: int = Field(32, ge=2)
+    buckets: int = Field(32, ge=4)
     """Number of buckets of distance."""
     max_distance: int = Field(128, ge=2)
     """Distance from which all share the last bucket."""
     bidirectional: bool = True
-    """Whether keys after the query have buckets of their own (an encoder beside a decoder always has them)."""
+    """Whether keys after the query have buckets of their own (beside a decoder, an encoder always does)."""
+    gate: Literal["input", "query"] | None = None
+    """Whether each layer gates the scores, and by what of the query's token (Chi et al. 2021): what enters
+    the layer, as the public code has it (WavLM), or the projected query, as the paper has it."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         exact = self.buckets // (4 if self.bidirectional else 2)
-        if exact < 1 or self.max_distance <= exact:
+        if self.max_distance <= exact:
             raise ValueError(
-                f"max_distance = {self.max_distance} and buckets = {self.buckets}: needs at least 1 exact bucket and "
-                f"max_distance above the exact ones ({exact}); nearest legal max_distance: {exact + 1}"
+                f"max_distance = {self.max_distance} is within the {exact} buckets of one distance each; "
+                f"nearest legal value: {exact + 1}"
             )
         return self
 
 
-Position = Annotated[Absolute | Rotary | T5Bias, Field(discriminator="kind")]
+Position = Annotated[Absolute | Sinusoidal | Rotary | T5Bias, Field(discriminator="kind")]
 
 
 class TransformerConfig(Section):
     """Shape of a transformer: one stack (`n_layers`), or an encoder beside a decoder.
 
-    Whether a stack is an encoder or a decoder is not a setting: the ranks in the `TokenBatch` say who sees whom.
+    Whether a stack is an encoder or a decoder is not a setting: the ranks in the `TokenBatch` say who sees
+    whom.
     """
 
     d_model: int = Field(ge=1)
@@ -73,18 +85,24 @@ class TransformerConfig(Section):
     d_ff: int = Field(ge=1)
     """Width inside the feed-forward."""
     activation: Activation = "gelu"
-    """Non-linearity of the feed-forward; `swiglu` and `geglu` gate with a second projection (Shazeer 2020)."""
+    """Non-linearity of the feed-forward; `swiglu` and `geglu` have a gate (Shazeer 2020)."""
     bias: bool = True
     """Whether linear layers and norms have biases."""
 
     vocab_size: int = Field(ge=1)
     """Number of tokens; logits have this many columns."""
     vocab_rows: int | None = None
-    """Rows of the embedding table, at least `vocab_size`; the rest are zero and never predicted (None: no rest)."""
+    """Rows of the embedding table; those from `vocab_size` on are zero and never predicted (None: none)."""
+    embed_dim: int | None = Field(None, ge=1)
+    """Width of the embeddings, projected to d_model (Lan et al. 2020, 3.1; None: d_model, no projection)."""
     max_positions: int = Field(1024, ge=1)
     """Positions of an absolute table; other schemes do not limit them."""
     type_vocab: int = Field(0, ge=0)
     """Number of segment embeddings (0: none)."""
+    languages: int = Field(0, ge=0)
+    """Number of language embeddings (XLM; 0: none)."""
+    scale_embeddings: bool = False
+    """Multiply token embeddings by sqrt of their width (Vaswani et al. 2017, 3.4)."""
     embed_norm: bool = False
     """Normalise the sum of the embeddings (BERT)."""
     positions: tuple[Position, ...] = (Absolute(),)
@@ -99,6 +117,8 @@ class TransformerConfig(Section):
     attention_scale: float | None = Field(None, gt=0)
     """Factor on query-key products (None: 1/sqrt(head_dim))."""
 
+    head: Literal["tokens", "replaced", "none"] = "tokens"
+    """What the logits score: tokens of the vocabulary, whether a token was replaced (ELECTRA), or nothing."""
     tied: bool = True
     """Predict with the embedding table instead of a table of the head's own."""
     head_transform: bool = False
@@ -117,7 +137,7 @@ class TransformerConfig(Section):
     init_std: float = Field(0.02, gt=0)
     """Standard deviation of initial weights."""
     scale_residual: bool = True
-    """Divide the initial deviation of projections into the residual stream by sqrt(number of them) (GPT-2, 2.3)."""
+    """Divide the initial deviation of the N projections into the residual stream by sqrt(N) (GPT-2, 2.3)."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -150,6 +170,24 @@ class TransformerConfig(Section):
                 f"rotary positions need an even head_dim, not {self.head_width}; "
                 f"nearest legal value: {self.head_width + 1}"
             )
+        if self.embed_width != self.d_model and self.head == "tokens" and not self.head_transform:
+            raise ValueError(
+                f"embed_dim = {self.embed_dim} differs from d_model = {self.d_model}: the head needs "
+                f"head_transform = true to predict with embeddings of that width"
+            )
+        if self.absolute is not None and self.sinusoidal is not None:
+            raise ValueError("positions: absolute and sinusoidal both add a vector; give one of them")
+        if self.sinusoidal is not None and (self.embed_width % 2 or self.embed_width < 4):
+            raise ValueError(
+                f"sinusoidal positions need an even width of at least 4, not {self.embed_width}; "
+                f"nearest legal value: {max(4, self.embed_width + 1)}"
+            )
+        by_input = self.t5_bias is not None and self.t5_bias.gate == "input"
+        if by_input and self.head_width * self.n_heads != self.d_model:
+            raise ValueError(
+                f"gate = 'input' cuts d_model = {self.d_model} into {self.n_heads} heads of head_dim = "
+                f"{self.head_width}; leave head_dim out, or gate by the query"
+            )
         if self.pair_classes and not self.pooler:
             raise ValueError(f"pair_classes = {self.pair_classes} needs pooler = true")
         return self
@@ -158,6 +196,11 @@ class TransformerConfig(Section):
     def head_width(self) -> int:
         """Width of a head."""
         return self.head_dim if self.head_dim is not None else self.d_model // self.n_heads
+
+    @property
+    def embed_width(self) -> int:
+        """Width of the embeddings."""
+        return self.embed_dim if self.embed_dim is not None else self.d_model
 
     @property
     def rows(self) -> int:
@@ -183,6 +226,11 @@ class TransformerConfig(Section):
     def absolute(self) -> Absolute | None:
         """The absolute position scheme, if any."""
         return next((p for p in self.positions if isinstance(p, Absolute)), None)
+
+    @property
+    def sinusoidal(self) -> Sinusoidal | None:
+        """The sinusoidal position scheme, if any."""
+        return next((p for p in self.positions if isinstance(p, Sinusoidal)), None)
 
     @property
     def rotary(self) -> Rotary | None:

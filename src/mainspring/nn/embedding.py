@@ -1,4 +1,4 @@
-"""What enters the first layer: the sum of token, position and segment embeddings."""
+"""What enters the first layer: the sum of token, position, segment and language embeddings."""
 
 from __future__ import annotations
 
@@ -9,20 +9,26 @@ from torch import Tensor, nn
 from mainspring.data.batch import TokenBatch
 from mainspring.nn.block import make_norm
 from mainspring.nn.config import TransformerConfig
+from mainspring.nn.positions import sinusoids
 
 
 class Embeddings(nn.Module):
-    """Token, absolute position and segment embeddings, with a norm and dropout where configured."""
+    """Token, position, segment and language embeddings; a norm, dropout, projection where configured."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.dropout = config.dropout
-        self.token = nn.Embedding(config.rows, config.d_model)
-        absolute = config.absolute
-        self.offset = absolute.offset if absolute else 0
-        self.position = nn.Embedding(config.max_positions + self.offset, config.d_model) if absolute else None
-        self.segment = nn.Embedding(config.type_vocab, config.d_model) if config.type_vocab else None
-        self.norm = make_norm(config) if config.embed_norm else None
+        width = config.embed_width
+        self.scale = width**0.5 if config.scale_embeddings else 1.0
+        self.token = nn.Embedding(config.rows, width)
+        absolute, self.waves = config.absolute, config.sinusoidal is not None
+        scheme = absolute or config.sinusoidal
+        self.offset = scheme.offset if scheme else 0
+        self.position = nn.Embedding(config.max_positions + self.offset, width) if absolute else None
+        self.segment = nn.Embedding(config.type_vocab, width) if config.type_vocab else None
+        self.language = nn.Embedding(config.languages, width) if config.languages else None
+        self.norm = make_norm(config, width) if config.embed_norm else None
+        self.project = nn.Linear(width, config.d_model) if width != config.d_model else None
 
     def forward(self, batch: TokenBatch, *, shared_positions: bool = False) -> Tensor:
         """Embed a batch.
@@ -35,12 +41,17 @@ class Embeddings(nn.Module):
             [B, T, d_model].
         """
         x: Tensor = self.token(batch.ids)
-        if self.position is not None:
+        if self.scale != 1.0:
+            x = x * self.scale
+        if self.position is not None or self.waves:
             pos = batch.pos[:1] if shared_positions else batch.pos
-            x = x + self.position(pos + self.offset if self.offset else pos)
-        if self.segment is not None:
-            first = torch.zeros((1, 1), dtype=torch.int64, device=x.device)
-            x = x + self.segment(first if batch.type is None else batch.type)
+            pos = pos + self.offset if self.offset else pos
+            x = x + (sinusoids(pos, x.shape[-1], x.dtype) if self.position is None else self.position(pos))
+        for table, chosen in ((self.segment, batch.type), (self.language, batch.lang)):
+            if table is not None:
+                first = torch.zeros((1, 1), dtype=torch.int64, device=x.device)
+                x = x + table(first if chosen is None else chosen)
         if self.norm is not None:
             x = self.norm(x)
-        return F.dropout(x, self.dropout) if self.training and self.dropout else x
+        x = F.dropout(x, self.dropout) if self.training and self.dropout else x
+        return x if self.project is None else self.project(x)

@@ -17,10 +17,10 @@ class LanguageHead(nn.Module):
         super().__init__()
         self.vocab_size = config.vocab_size
         self.activation = activate(config.activation)
-        width, transform = config.d_model, config.head_transform
-        self.transform = nn.Linear(width, width, bias=config.bias) if transform else None
-        self.norm = make_norm(config) if transform else None
-        self.table = None if config.tied else nn.Embedding(config.rows, config.d_model)
+        width, transform = config.embed_width, config.head_transform
+        self.transform = nn.Linear(config.d_model, width, bias=config.bias) if transform else None
+        self.norm = make_norm(config, width) if transform else None
+        self.table = None if config.tied else nn.Embedding(config.rows, width)
         self.bias = nn.Parameter(torch.zeros(config.rows)) if config.head_bias else None
 
     def forward(self, hidden: Tensor, embedding: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ class LanguageHead(nn.Module):
 
         Args:
             hidden: [..., d_model].
-            embedding: the embedding table [rows, d_model], used where the head has no table of its own.
+            embedding: the embedding table [rows, embed_width], used where the head has none of its own.
 
         Returns:
             [..., vocab_size]: rows of the table that only pad the vocabulary are left out.
@@ -41,6 +41,36 @@ class LanguageHead(nn.Module):
             table = table[: self.vocab_size]
             bias = None if bias is None else bias[: self.vocab_size]
         return F.linear(hidden, table, bias)
+
+
+class ReplacedHead(nn.Module):
+    """Score of each token having been replaced (Clark et al. 2020, section 2): a dense layer, then a sum."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.activation = activate(config.activation)
+        self.dense = nn.Linear(config.d_model, config.d_model)
+        self.score = nn.Linear(config.d_model, 1)
+
+    def forward(self, hidden: Tensor, embedding: Tensor) -> Tensor:
+        """hidden [..., d_model] -> [..., 1], above 0 where replaced is likelier; `embedding` is not used."""
+        scores: Tensor = self.score(self.activation(self.dense(hidden)))
+        return scores
+
+
+class NoHead(nn.Module):
+    """The head of a bare encoder: logits without columns."""
+
+    def forward(self, hidden: Tensor, embedding: Tensor) -> Tensor:
+        """hidden [..., d_model] -> [..., 0]."""
+        return hidden[..., :0]
+
+
+def make_head(config: TransformerConfig) -> LanguageHead | ReplacedHead | NoHead:
+    """The head that the configuration names."""
+    if config.head == "tokens":
+        return LanguageHead(config)
+    return ReplacedHead(config) if config.head == "replaced" else NoHead()
 
 
 class Pooler(nn.Module):

@@ -1,7 +1,7 @@
 """Initialisation that depends on the seed and the parameter's name alone: never on ranks, shards or order.
 
-Each parameter is cut, flat, into chunks; each chunk has its own generator, seeded with a hash of (seed, name, chunk).
-A rank that holds a shard draws only the chunks that its rows touch.
+Each parameter is cut, flat, into chunks; each chunk has its own generator, seeded with a hash of (seed,
+name, chunk). A rank that holds a shard draws only the chunks that its rows touch.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ class Initial(NamedTuple):
     """Standard deviation of its elements."""
     rows: int | None = None
     """Rows from this one on are 0 (None: no such row)."""
+    vector: float = 0.0
+    """Value of its vectors, which are not drawn."""
 
 
 def declare(module: nn.Module, initial: Initial) -> None:
@@ -44,9 +46,9 @@ def declared(module: nn.Module) -> Initial:
 def initialize(model: M, seed: int) -> M:
     """Set every parameter of a model, in place, and return the model.
 
-    Norms' weights become 1 and all vectors of biases 0. Other weights are drawn from a normal distribution, as
-    `declare` has it. Plain tensors and DTensors on any mesh get the same values. Drawing is on the CPU in fp32, so
-    that devices and dtypes agree too.
+    Norms' weights become 1 and all vectors of biases 0. Other weights are drawn from a normal distribution,
+    as `declare` has it. Plain tensors and DTensors on any mesh get the same values. Drawing is on the CPU
+    in fp32, so that devices and dtypes agree too.
 
     Args:
         model: any module; its parameters must have storage (not meta).
@@ -62,7 +64,7 @@ def initialize(model: M, seed: int) -> M:
             if isinstance(module, nn.LayerNorm | nn.RMSNorm | nn.GroupNorm) and leaf == "weight":
                 parameter.fill_(1.0)
             elif parameter.ndim < 2:
-                parameter.zero_()
+                parameter.fill_(declared(module).vector)
             else:
                 _fill_normal(parameter, seed, name, declared(module))
     return model
@@ -114,7 +116,7 @@ def _fill_normal(parameter: Tensor, seed: int, name: str, initial: Initial) -> N
 
 
 def _draw(out: Tensor, start: int, total: int, seed: int, name: str, std: float) -> None:
-    """Fill `out` with elements [start, start + len(out)) of the parameter's flat sequence of `total` draws."""
+    """Fill `out` with the elements from `start` on of the parameter's `total` draws."""
     end = start + out.numel()
     for chunk in range(start // CHUNK, (end + CHUNK - 1) // CHUNK):
         low, high = chunk * CHUNK, min((chunk + 1) * CHUNK, total)

@@ -1,11 +1,12 @@
 """The mask algebra: one rule over the tokens' data makes every attention mask (spec/language-models.md 13.1).
 
-    allow(i, j) = valid_j and doc_i = doc_j
-                  and [ (not probe_j and rank_j <= rank_i - probe_i) or (probe_i and probe_j and rank_i = rank_j) ]
+    allow(i, j) = valid_j and doc_i = doc_j and [ (not probe_j and rank_j <= rank_i - probe_i)
+                                                  or (probe_i and probe_j and rank_i = rank_j) ]
 
-Bidirectional, causal, prefix, sequence-to-sequence and pseudo-masked models, packing and decoding with a cache are
-this rule on different data. `allow` is the reference; `sdpa_mask` gives scaled_dot_product_attention its cheapest
-equal arguments; `flex_block_mask` compiles the rule for FlexAttention.
+Bidirectional, causal, prefix, sequence-to-sequence and pseudo-masked models, packing and decoding with a
+cache are this rule on different data. `allow` is the reference; `sdpa_mask` gives
+scaled_dot_product_attention its cheapest equal arguments; `flex_block_mask` compiles the rule for
+FlexAttention.
 
 Shapes: B rows, Tq query tokens, Tk key tokens.
 """
@@ -26,7 +27,7 @@ class SdpaMask(NamedTuple):
     """Arguments of scaled_dot_product_attention."""
 
     mask: Tensor | None
-    """bool, broadcastable to [B, 1, Tq, Tk], True where attention is allowed; None: everywhere (or causal)."""
+    """bool, broadcastable to [B, 1, Tq, Tk], True where allowed; None: everywhere (or causal)."""
     is_causal: bool
 
 
@@ -127,7 +128,7 @@ def sdpa_mask(queries: TokenBatch, keys: TokenBatch | None = None, facts: Facts 
 
 
 def source_mask(queries: TokenBatch, source: TokenBatch) -> SdpaMask:
-    """Arguments with which a decoder's queries attend to an encoder's output: valid keys of the same document."""
+    """Arguments for a decoder's queries over an encoder's output: valid keys of the same document."""
     if queries.doc is None and source.doc is None:
         return SdpaMask(None if source.valid is None else source.valid[:, None, None, :], False)
     return SdpaMask(allow(queries, as_source(source)), False)

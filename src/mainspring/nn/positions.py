@@ -1,4 +1,4 @@
-"""Position schemes over position data: rotary angles and T5's buckets of distance (absolute ones are a table)."""
+"""Position schemes over position data: rotary angles and T5's buckets of distance."""
 
 from __future__ import annotations
 
@@ -9,6 +9,26 @@ import torch
 from torch import Tensor, nn
 
 from mainspring.nn.config import Rotary, T5Bias
+
+
+def sinusoids(pos: Tensor, width: int, dtype: torch.dtype) -> Tensor:
+    """A wave for each position: sines in the first half of the width, cosines in the second.
+
+    Source: Vaswani et al. 2017 (arXiv 1706.03762), section 3.5, in the order and with the wavelengths
+    (10000^(i / (width/2 - 1))) of tensor2tensor and fairseq, whose checkpoints are published.
+
+    Args:
+        pos: positions, int64 [B or 1, T].
+
+    Returns:
+        [B or 1, T, width].
+    """
+    half = width // 2
+    rate = torch.exp(
+        torch.arange(half, device=pos.device, dtype=torch.float32) * -(math.log(10000.0) / (half - 1))
+    )
+    angle = pos[..., None].float() * rate
+    return torch.cat([angle.sin(), angle.cos()], dim=-1).to(dtype)
 
 
 class Angles(NamedTuple):
@@ -42,8 +62,8 @@ def rotate(x: Tensor, angles: Angles) -> Tensor:
 def relative_bucket(distance: Tensor, config: T5Bias, bidirectional: bool) -> Tensor:
     """Bucket of a distance (key position minus query position): exact when near, logarithmic when far.
 
-    Source: Raffel et al. 2020 (arXiv 1910.10683), section 2.1. Half of a side's buckets hold one distance each, the
-    rest grow to `max_distance`; beyond it all share the last.
+    Source: Raffel et al. 2020 (arXiv 1910.10683), section 2.1. Half of a side's buckets hold one distance
+    each, the rest grow to `max_distance`; beyond it all share the last.
 
     Args:
         distance: int64, any shape.

@@ -1,4 +1,4 @@
-"""The one transformer: configured, not subclassed; encoder, decoder and encoder-decoder by data and configuration."""
+"""The one transformer, configured, not subclassed: encoder, decoder, encoder-decoder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from mainspring.nn.block import Block, make_norm
 from mainspring.nn.cache import KVCache
 from mainspring.nn.config import T5Bias, TransformerConfig
 from mainspring.nn.embedding import Embeddings
-from mainspring.nn.head import LanguageHead, Pooler
+from mainspring.nn.gate import PositionGate
+from mainspring.nn.head import LanguageHead, Pooler, make_head
 from mainspring.nn.init import Initial, declare
 from mainspring.nn.masks import Facts, inspect, sdpa_mask, source_mask
 from mainspring.nn.positions import RelativeBias, rotary_angles
@@ -24,11 +25,12 @@ class Output(NamedTuple):
     """What a forward gives. Legend: B rows, T tokens, N selected tokens, L layers, D width, V vocabulary."""
 
     logits: Tensor
-    """[B, T, V], or [N, V] where `select` was given; in the dtype of computation."""
+    """[B, T, V], or [N, V] where `select` was given; in the dtype of computation. V is 1 for a head that
+    finds replaced tokens, and 0 without a head."""
     hidden: Tensor
     """[B, T, D], after the last layer (and the final norm, where there is one)."""
     states: tuple[Tensor, ...] | None = None
-    """With `states=True`: the embeddings and the output of each layer, L + 1 of [B, T, D], before any final norm."""
+    """With `states=True`: L + 1 of [B, T, D]: embeddings, then each layer's output (before a final norm)."""
     summary: Tensor | None = None
     """[B, D], where the configuration has a pooler."""
     pair_logits: Tensor | None = None
@@ -65,7 +67,7 @@ class Transformer(nn.Module):
         final = config.norm_place == "pre"
         self.encoder_norm = make_norm(config) if final and both else None
         self.norm = make_norm(config) if final else None
-        self.head = LanguageHead(config)
+        self.head = make_head(config)
         self.pooler = Pooler(config) if config.pooler else None
         self._declare_initial_values()
 
@@ -93,13 +95,13 @@ class Transformer(nn.Module):
             UsageError: the source or cache does not fit the model, or a token or position is out of range.
         """
         facts = self._inspect(batch)
-        keys, sight = None, None
+        self._check_source(source, cache)
+        keys = None
         if cache is not None:
             if torch.is_grad_enabled():
                 raise UsageError("a cache carries no gradient: run the model inside torch.inference_mode()")
-            fresh = cache.length == 0
-            keys = cache.push(batch)
-            keys = None if fresh else keys
+            seen = cache.push(batch)
+            keys = seen if seen.ids.shape[1] > batch.ids.shape[1] else None
         sight = self._sight(batch, keys, facts, self.bias)
         memory, cross_sight = self._remember(batch, source, cache)
         x = self.embeddings(batch, shared_positions=facts.shared_positions) if embeds is None else embeds
@@ -115,7 +117,7 @@ class Transformer(nn.Module):
         return Output(logits, hidden, tuple(kept) if states else None, summary, pair)
 
     def embed(self, batch: TokenBatch) -> Tensor:
-        """What enters the first layer, [B, T, D]: `forward(batch, embeds=embed(batch))` equals `forward(batch)`."""
+        """What enters the first layer, [B, T, D]; given back to `forward` as `embeds` it changes nothing."""
         embedded: Tensor = self.embeddings(batch)
         return embedded
 
@@ -123,29 +125,27 @@ class Transformer(nn.Module):
         """The layers in the order of computation: units of sharding, recomputation and pipelining."""
         return [*(self.encoder or ()), *self.layers]
 
+    def _check_source(self, source: TokenBatch | None, cache: KVCache | None) -> None:
+        seen = cache is not None and cache.source is not None
+        if self.encoder is None and source is not None:
+            raise UsageError("a source was given to a model without an encoder; put its tokens in the batch")
+        if seen and source is not None:
+            raise UsageError("the cache holds a source already; give it in the first forward only")
+        if self.encoder is not None and source is None and not seen:
+            raise UsageError("an encoder-decoder needs a source (or a cache that has seen it)")
+
     def _remember(
         self, batch: TokenBatch, source: TokenBatch | None, cache: KVCache | None
     ) -> tuple[Tensor | None, Sight | None]:
-        """The encoder's output and who sees what of it; from the cache once it holds them."""
-        if self.encoder is None:
-            if source is not None:
-                raise UsageError(
-                    "a source was given to a model without an encoder; put its tokens in the batch"
-                )
-            return None, None
+        """The encoder's output (unless the cache has it) and who sees what of it."""
         memory = None
-        if cache is not None and cache.source is not None:
-            if source is not None:
-                raise UsageError("the cache holds a source already; give it in the first forward only")
-            source = cache.source
-        elif source is None:
-            raise UsageError("an encoder-decoder needs a source (or a cache that has seen it)")
-        else:
+        if source is not None:
             memory = self._encode(source)
             if cache is not None:
                 cache.source = source
-        mask = source_mask(batch, source)
-        return memory, Sight(mask.mask, mask.is_causal)
+        elif cache is not None:
+            source = cache.source
+        return memory, None if source is None else Sight(*source_mask(batch, source))
 
     def _encode(self, source: TokenBatch) -> Tensor:
         assert self.encoder is not None
@@ -168,7 +168,10 @@ class Transformer(nn.Module):
         if causal:  # SDPA takes a mask or is_causal, not both: write the causal rule into the scores.
             length = pos.shape[1]
             mask = torch.ones((length, length), dtype=torch.bool, device=pos.device).tril()[None, None]
-        return Sight(bias(pos, pos if keys is None else keys.pos, mask), False, angles)
+        keys_pos = pos if keys is None else keys.pos
+        if bias.config.gate is not None:
+            return Sight(mask, False, angles, bias(pos, keys_pos, None))
+        return Sight(bias(pos, keys_pos, mask), False, angles)
 
     def _inspect(self, batch: TokenBatch) -> Facts:
         facts, config = inspect(batch), self.config
@@ -186,7 +189,7 @@ class Transformer(nn.Module):
         return facts
 
     def _declare_initial_values(self) -> None:
-        """Deviations for `nn.init.initialize`: narrower into the residual stream, zero rows beyond the vocabulary."""
+        """For `nn.init`: narrower into the residual stream, zero rows beyond the vocabulary."""
         config = self.config
         for module in self.modules():
             declare(module, Initial(config.init_std))
@@ -195,7 +198,10 @@ class Transformer(nn.Module):
             into = [module for block in blocks for module in block.into_residual()]
             for module in into if config.scale_residual else ():
                 declare(module, Initial(config.init_std / len(into) ** 0.5))
-        for table in (self.embeddings.token, self.head.table):
+            if isinstance(module, PositionGate):
+                declare(module, Initial(vector=1.0))
+        head = self.head.table if isinstance(self.head, LanguageHead) else None
+        for table in (self.embeddings.token, head):
             if table is not None:
                 declare(table, Initial(config.init_std, config.vocab_size))
 

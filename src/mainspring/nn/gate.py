@@ -1,0 +1,48 @@
+"""Gated relative position bias: each token decides how much distance matters to it, layer by layer.
+
+Source: Chi et al. 2021 (XLM-E, arXiv 2106.16138), "gated relative position bias", with Cho et al. 2014's two
+gates: for a bias d of a query i and key j, `d + u*d + (1 - u)*w*r*d` where `u = sigmoid(x_i . a)` and
+`r = sigmoid(x_i . b)`. The paper takes the projected query of a head for x; the authors' public code and
+checkpoints (WavLM's) take the head's slice of what enters the layer. `T5Bias.gate` names which.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from mainspring.nn.config import TransformerConfig
+
+
+class PositionGate(nn.Module):
+    """A factor of each query and head on its position scores. The two gates are shared by the heads."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        assert config.t5_bias is not None
+        self.by_query = config.t5_bias.gate == "query"
+        self.heads = config.n_heads
+        self.gates = nn.Linear(config.head_width, 2)
+        self.scale = nn.Parameter(torch.ones(config.n_heads))
+
+    def forward(self, x: Tensor, q: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
+        """Gate position scores and put the mask into them.
+
+        Legend: B rows, T queries, S keys, H heads, E head width.
+
+        Args:
+            x: what enters the layer, [B, T, H * E].
+            q: projected queries, [B, H, T, E].
+            bias: scores of positions, [B or 1, H, T, S].
+            mask: bool, broadcastable to [B, 1, T, S], True where allowed (None: everywhere).
+
+        Returns:
+            [B, H, T, S], minus infinity where the mask forbids.
+        """
+        features = q if self.by_query else x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
+        update, reset = torch.sigmoid(self.gates(features)).unbind(-1)
+        factor = 1 + update + (1 - update) * reset * self.scale[:, None]
+        scores = factor[..., None] * bias
+        return scores if mask is None else scores.masked_fill(~mask, -math.inf)
