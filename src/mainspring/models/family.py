@@ -24,4 +24,7 @@ class Family:
     to_hf: Callable[[TransformerConfig], dict[str, Any]]
     """A configuration as config.json has it; raises WeightsError where that layout cannot express it."""
     from_hf: Callable[[Mapping[str, Any], Collection[str]], TransformerConfig]
-    """The configuration that a config.json and the names of the weights describe; raises WeightsError where the transformer cannot be it."""
+    """The configuration that a config.json and the names of the weights describe.
+
+    Raises WeightsError where the transformer cannot be it.
+    """

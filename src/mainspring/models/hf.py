@@ -18,6 +18,10 @@ ACTIVATIONS: Mapping[str, Activation] = {
 """Published names of activations -> ours; of several for one of ours, the first is written."""
 
 
+VOCAB_ROWS = "mainspring_vocab_rows"
+"""Key of config.json, foreign to other programs, with the rows that our table is padded to."""
+
+
 def activation_from_hf(name: str) -> Activation:
     """Our name of a published activation.
 

@@ -23,7 +23,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 """Every family by name."""
 
 VOCABULARY_MULTIPLE = 64
-"""Rows of the embedding table are padded to a multiple of this, which matrix kernels and tensor parallelism like."""
+"""Rows of the embedding table are padded to a multiple of this, which suits matrix kernels."""
 
 
 class ModelConfig(Section):

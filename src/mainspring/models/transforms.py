@@ -1,4 +1,4 @@
-"""How a parameter of ours and its published counterparts hold the same numbers; each transform works both ways."""
+"""How a parameter of ours and its published counterparts hold the same numbers, both ways."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class VocabularyRows:
 
 @dataclass(frozen=True)
 class FusedHeads:
-    """Ours joins several projections with rows [head, part, head_dim]; theirs are blocks of [head, head_dim] rows."""
+    """Ours joins projections with rows [head, part, head_dim]; theirs are blocks of rows [head, head_dim]."""
 
     parts: int = 3
     """Projections joined: query, key, value."""

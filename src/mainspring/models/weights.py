@@ -1,8 +1,8 @@
 """WeightMap: one declarative table of weight names and layouts, read in both directions.
 
-A rule joins a pattern of ours to one or several patterns of a published checkpoint with a transform; `{i}` stands
-for a layer's number. The shapes that a checkpoint must have follow from ours through the transforms, on the meta
-device, so that a wrong checkpoint is refused with names and shapes before anything is built.
+A rule joins a pattern of ours to one or several patterns of a published checkpoint with a transform; `{i}`
+stands for a layer's number. The shapes that a checkpoint must have follow from ours through the transforms,
+on the meta device, so that a wrong checkpoint is refused with names and shapes before anything is built.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class WeightMap:
     prefix: str = ""
     """Prefix of the bare model's names, which checkpoints without a head leave out."""
     aliases: Mapping[str, str] = field(default_factory=dict)
-    """Published names of tensors that equal another published tensor (tied), which a checkpoint may also hold."""
+    """Published names of tied tensors -> the tensor they equal; a checkpoint may hold either or both."""
     legacy: Mapping[str, str] = field(default_factory=dict)
     """Old endings of names -> today's."""
     ignored: Sequence[str] = ()

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mainspring.errors import WeightsError
-from mainspring.models.hf import activation_from_hf, activation_to_hf, differences, required
+from mainspring.models.hf import VOCAB_ROWS, activation_from_hf, activation_to_hf, differences, required
 from mainspring.nn.config import TransformerConfig
 
 
@@ -93,8 +93,8 @@ def to_hf(config: TransformerConfig) -> dict[str, Any]:
 def from_hf(values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
     """The configuration that a BERT's config.json and the names of its weights describe.
 
-    Published files name one architecture and hold another's weights: the pooler and next-sentence head are there if
-    their weights are.
+    Published files name one architecture and hold another's weights: the pooler and next-sentence head are
+    there if their weights are.
 
     Raises:
         WeightsError: it asks for a variant that this transformer does not have.
@@ -112,6 +112,7 @@ def from_hf(values: Mapping[str, Any], names: Collection[str]) -> TransformerCon
         required(values, "num_attention_heads"),
         d_ff=required(values, "intermediate_size"),
         vocab_size=required(values, "vocab_size"),
+        vocab_rows=values.get(VOCAB_ROWS),
         activation=activation_from_hf(values.get("hidden_act", "gelu")),
         max_positions=values.get("max_position_embeddings", 512),
         type_vocab=values.get("type_vocab_size", 2),

@@ -7,8 +7,8 @@ from types import MappingProxyType
 from typing import Any
 
 from mainspring.errors import WeightsError
-from mainspring.models.hf import activation_from_hf, activation_to_hf, differences, required
-from mainspring.nn.config import Absolute, TransformerConfig
+from mainspring.models.hf import VOCAB_ROWS, activation_from_hf, activation_to_hf, differences, required
+from mainspring.nn.config import TransformerConfig
 
 
 def gpt2(d_model: int, n_layers: int, n_heads: int, **other: Any) -> TransformerConfig:
@@ -99,8 +99,8 @@ def from_hf(values: Mapping[str, Any], names: Collection[str]) -> TransformerCon
         required(values, "n_head"),
         d_ff=values.get("n_inner") or 4 * width,
         vocab_size=required(values, "vocab_size"),
+        vocab_rows=values.get(VOCAB_ROWS),
         activation=activation_from_hf(values.get("activation_function", "gelu_new")),
-        positions=(Absolute(),),
         max_positions=values.get("n_positions", 1024),
         norm_eps=float(values.get("layer_norm_epsilon", 1e-5)),
         tied=values.get("tie_word_embeddings", True),
