@@ -250,11 +250,11 @@ def test_saver_copies_at_once_and_writes_behind(tmp_path: Path) -> None:
     go.set()
     first = saver.start(2, {"model.x": value}, {})
     assert first == ck.Outcome(1, tmp_path / "step-00000001", None)
-    last = saver.close()
+    last = saver.wait()
     assert last == ck.Outcome(2, tmp_path / "step-00000002", None)
     assert ck.load_model_state(tmp_path / "step-00000001")["x"].tolist() == [0, 1, 2, 3]
     assert ck.load_model_state(tmp_path / "step-00000002")["x"].tolist() == [0, 0, 0, 0]
-    assert saver.close() is None
+    assert saver.wait() is None
 
 
 def test_saver_tells_of_failure_and_carries_on(tmp_path: Path) -> None:
@@ -270,10 +270,10 @@ def test_saver_tells_of_failure_and_carries_on(tmp_path: Path) -> None:
     saver.start(1, {"model.x": torch.ones(1)}, {})
     outcome = saver.start(2, {"model.x": torch.ones(1)}, {})
     assert outcome is not None and outcome.path is None and str(outcome.error) == "disk full"
-    assert saver.close() == ck.Outcome(2, tmp_path / "step-00000002", None)
+    assert saver.wait() == ck.Outcome(2, tmp_path / "step-00000002", None)
 
 
 def test_saver_sweeps_what_a_killed_save_left(tmp_path: Path) -> None:
     (tmp_path / "step-00000003.tmp").mkdir()
-    ck.Saver(tmp_path, keep=0).close()
+    ck.Saver(tmp_path, keep=0)
     assert list(tmp_path.iterdir()) == []

@@ -48,7 +48,7 @@ def save(rank: int, world: int, folder: str, sharded: bool) -> Arrays:
     saver = ck.Saver(Path(folder), keep=0)
     saver.start(2, ck.model_state(model) | ck.optimizer_state(model, optimizer), {"world": world})
     result = whole(model, optimizer)
-    outcome = saver.close()
+    outcome = saver.wait()
     assert outcome is not None and outcome.error is None, outcome
     return result
 

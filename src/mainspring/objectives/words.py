@@ -13,6 +13,8 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from mainspring.text.tokenizer import Tokenizer
+
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 
@@ -42,6 +44,12 @@ class Vocabulary(NamedTuple):
         is_special = np.zeros(len(tokens), bool)
         is_special[list(special)] = True
         return cls(is_special, begins | is_special, closes | is_special, mask)
+
+    @classmethod
+    def of_tokenizer(cls, tokenizer: Tokenizer) -> Self:
+        """The facts of a tokenizer."""
+        tokens = [tokenizer.token(index) or "" for index in range(tokenizer.vocab_size)]
+        return cls.of(tokens, tokenizer.special_ids, tokenizer.mask)
 
 
 def word_starts(ids: Ints, vocabulary: Vocabulary, doc: Ints | None = None, longest: int = 16) -> Bools:

@@ -1,0 +1,64 @@
+"""Training: recipes, the trainer, its events, checkpoints, and starting ranks.
+
+Names are loaded when they are first used: reading a checkpoint does not load the trainer.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mainspring.train.entry import run_recipe
+    from mainspring.train.events import (
+        CheckpointSaved,
+        Evaluated,
+        Event,
+        RunEnded,
+        RunStarted,
+        Sink,
+        StepDone,
+        StepSkipped,
+        Warned,
+    )
+    from mainspring.train.recipe import Recipe, TrainConfig
+    from mainspring.train.run import Run
+    from mainspring.train.sinks import JsonLines, TensorBoard
+    from mainspring.train.trainer import Result, Trainer
+
+_HOMES = {
+    "entry": ("run_recipe",),
+    "events": ("CheckpointSaved", "Evaluated", "Event", "RunEnded", "RunStarted", "Sink", "StepDone", "StepSkipped",
+               "Warned"),
+    "recipe": ("Recipe", "TrainConfig"),
+    "run": ("Run",),
+    "sinks": ("JsonLines", "TensorBoard"),
+    "trainer": ("Result", "Trainer"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "CheckpointSaved",
+    "Evaluated",
+    "Event",
+    "JsonLines",
+    "Recipe",
+    "Result",
+    "Run",
+    "RunEnded",
+    "RunStarted",
+    "Sink",
+    "StepDone",
+    "StepSkipped",
+    "TensorBoard",
+    "TrainConfig",
+    "Trainer",
+    "Warned",
+    "run_recipe",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

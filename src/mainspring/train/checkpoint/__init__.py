@@ -4,13 +4,14 @@ back."""
 from mainspring.train.checkpoint.folder import complete, latest, prune, sweep, verify
 from mainspring.train.checkpoint.io import load, load_model_state, save
 from mainspring.train.checkpoint.manifest import Entry, Manifest, Slice
-from mainspring.train.checkpoint.saver import Outcome, Saver
+from mainspring.train.checkpoint.saver import Outcome, Save, Saver
 from mainspring.train.checkpoint.state import model_state, optimizer_state
 
 __all__ = [
     "Entry",
     "Manifest",
     "Outcome",
+    "Save",
     "Saver",
     "Slice",
     "complete",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch.distributed as dist
@@ -49,7 +50,6 @@ class Saver:
         self.group: dist.ProcessGroup | None = dist.new_group(backend="gloo") if many else None
         if self.group is None or dist.get_rank() == 0:
             sweep(folder)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._running: tuple[int, Future[Path]] | None = None
 
     def start(self, step: int, tensors: Mapping[str, Tensor], run: Mapping[str, Any]) -> Outcome | None:
@@ -60,27 +60,39 @@ class Saver:
         staged = stager.stage(dict(tensors))
         assert isinstance(staged, dict)
 
-        def work() -> Path:
+        future: Future[Path] = Future()
+
+        def work() -> None:
             try:
-                return self._save(self.folder, step, staged, run, group=self.group, keep=self.keep)
+                path = self._save(self.folder, step, staged, run, group=self.group, keep=self.keep)
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(path)
             finally:
                 stager.close()
 
-        self._running = step, self._thread.submit(work)
+        # A daemon: a run that fails while a save waits for a lost rank has to be able to end.
+        Thread(target=work, name=f"checkpoint-{step}", daemon=True).start()
+        self._running = step, future
         return before
 
-    def wait(self) -> Outcome | None:
-        """Wait for the save that is under way, if there is one."""
+    def poll(self) -> Outcome | None:
+        """The outcome of the save under way, if it has ended by now."""
+        return self.wait() if self._running is not None and self._running[1].done() else None
+
+    def wait(self, timeout: float | None = None) -> Outcome | None:
+        """Wait for the save that is under way, if there is one.
+
+        Raises:
+            TimeoutError: it has not ended after `timeout` seconds.
+        """
         if self._running is None:
             return None
-        (step, future), self._running = self._running, None
+        step, future = self._running
         try:
-            return Outcome(step, future.result(), None)
+            outcome = Outcome(step, future.result(timeout), None)
         except CheckpointError as error:
-            return Outcome(step, None, error)
-
-    def close(self) -> Outcome | None:
-        """Wait for the last save and end the thread."""
-        last = self.wait()
-        self._thread.shutdown()
-        return last
+            outcome = Outcome(step, None, error)
+        self._running = None
+        return outcome

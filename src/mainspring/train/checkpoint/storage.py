@@ -37,6 +37,7 @@ from mainspring.errors import CheckpointError
 from mainspring.train.checkpoint import manifest as manifests
 from mainspring.train.checkpoint import shards
 from mainspring.train.checkpoint.manifest import DTYPES, SPELLINGS, Entry, Manifest, Slice
+from mainspring.train.files import sync_folder, write_durably
 
 TMP = ".tmp"
 """Suffix of a checkpoint that is being written."""
@@ -183,23 +184,6 @@ class Reader(StorageReader):
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
         """Any path is one."""
         return True
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Write a file and force it to the disk."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Force the names in a folder to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def retire(folder: Path) -> None:

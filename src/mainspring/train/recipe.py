@@ -1,0 +1,95 @@
+"""Recipe: one tree of typed sections that is a run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field
+
+from mainspring.config import Section
+from mainspring.data.config import DataConfig
+from mainspring.models import ModelConfig
+from mainspring.objectives.config import CausalConfig, ObjectiveConfig
+from mainspring.optim.config import OptimConfig
+from mainspring.parallel.plan import Plan
+
+
+class TrainConfig(Section):
+    """How long, how large, how exact, and what to write down on the way."""
+
+    steps: int = Field(ge=1)
+    """Optimizer steps."""
+    batch_tokens: int = Field(ge=1)
+    """Tokens of the global batch; micro-batches and accumulation follow from it, the plan and the memory."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Number format of the computation; parameters and optimizer states stay in fp32."""
+    seed: int = Field(0, ge=0)
+    """Seed of initialisation, order of samples, masking and dropout."""
+    checkpoint_every: int = Field(100, ge=0)
+    """Steps between checkpoints; 0: only at the end."""
+    keep: int = Field(2, ge=0)
+    """Newest checkpoints to keep; 0: all."""
+    eval_every: int = Field(0, ge=0)
+    """Steps between evaluations on the held-out text; 0: never."""
+    eval_tokens: int = Field(65536, ge=0)
+    """Most held-out tokens an evaluation reads; 0: all."""
+    log_every: int = Field(1, ge=1)
+    """Steps between reports of progress."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """What a loss or gradient that is not finite does: end the run, or leave that step out."""
+    threads: int = Field(0, ge=0)
+    """Compute threads of a rank; 0 shares the machine's cores evenly among its ranks."""
+    tensorboard: bool = False
+    """Also write TensorBoard files (needs the extra `tensorboard`)."""
+    elastic: bool = False
+    """Take as many data ranks as have been started, whatever `plan.data` says, so that a run goes on with
+    the nodes that are left after one is lost."""
+
+
+class Recipe(Section):
+    """A run: what is trained, on what, for what, how, over which ranks, for how long."""
+
+    name: str = Field(min_length=1)
+    """Name of the run."""
+    model: ModelConfig
+    """The network."""
+    data: DataConfig
+    """What it reads."""
+    objective: ObjectiveConfig = CausalConfig()
+    """What it is trained to do."""
+    optim: OptimConfig = OptimConfig()
+    """Optimizer and learning-rate schedule."""
+    plan: Plan = Plan()
+    """Spread over ranks."""
+    train: TrainConfig
+    """Length, batch, precision and records."""
+
+    def over(self, ranks: int) -> Recipe:
+        """The recipe as it runs on so many ranks: itself, or, where it is elastic, with that data degree."""
+        if not self.train.elastic or self.plan.data == ranks:
+            return self
+        return self.replace(plan={**self.plan.model_dump(mode="json"), "data": ranks})
+
+
+def identity(recipe: Recipe, tokenizer_hash: str) -> dict[str, Any]:
+    """What has to stay the same for a run to be the same run: the network, the samples and their order.
+
+    Everything else (plan, precision, learning rate, length) may change where a run is taken up again.
+    """
+    plain = recipe.model_dump(mode="json")
+    return {
+        "model": plain["model"],
+        "data": {k: v for k, v in plain["data"].items() if k != "path"},
+        "objective": plain["objective"],
+        "train.seed": recipe.train.seed,
+        "train.batch_tokens": recipe.train.batch_tokens,
+        "tokenizer": tokenizer_hash,
+    }
+
+
+def digest(values: Mapping[str, Any]) -> str:
+    """Hash of plain values, the same on every machine."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

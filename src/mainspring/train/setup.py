@@ -1,0 +1,107 @@
+"""From a recipe to what a rank trains with: data, batch, model, optimizer, and what the planner expects of
+them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.optim import Optimizer
+
+from mainspring import models, objectives, optim, parallel, planner
+from mainspring.data.dataset import TokenData
+from mainspring.nn import Transformer, TransformerConfig, initialize
+from mainspring.objectives import MaskedConfig, Objective, Vocabulary
+from mainspring.parallel import World, build_mesh
+from mainspring.planner import Batch, Estimate, Machine
+from mainspring.train.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All parts of a run, on one rank."""
+
+    recipe: Recipe
+    data: TokenData
+    config: TransformerConfig
+    objective: Objective
+    batch: Batch
+    model: nn.Module
+    optimizer: Optimizer
+    machine: Machine
+    estimate: Estimate
+
+    @property
+    def peak_flops(self) -> float:
+        """Measured peak of all ranks together, per second."""
+        return self.machine.flops(self.recipe.train.precision) * self.recipe.plan.world
+
+    def expected(self) -> dict[str, Any]:
+        """The planner's figures as plain values, for `plan.json`."""
+        return {
+            "plan": self.recipe.plan.model_dump(mode="json"),
+            "batch": self.batch.model_dump(mode="json"),
+            "estimate": self.estimate.model_dump(mode="json"),
+            "machine": self.machine.model_dump(mode="json"),
+        }
+
+
+def prepare(recipe: Recipe, world: World, *, machine: Machine | None = None, micro_rows: int = 0) -> Setup:
+    """Build everything; every rank calls it.
+
+    Args:
+        recipe: the run, with its plan for this world.
+        world: the ranks.
+        machine: what it can do (None: rank 0 measures it, in about a second).
+        micro_rows: cut the batch into micro-batches of so many rows, as before an interruption, where that is
+            possible (0: what fits best). The same cut gives the same sums to the last bit.
+
+    Raises:
+        UsageError: the recipe cannot be carried out: data, batch, plan or memory do not fit.
+    """
+    data = TokenData.open(recipe.data.path)
+    config = models.resolve(recipe.model, data.vocab_size)
+    objective = objectives.build(recipe.objective, Vocabulary.of_tokenizer(data.tokenizer))
+    machine = machine or _measure(recipe, world)
+    batch, estimate = planner.prepare(
+        config, recipe.plan, batch_tokens=recipe.train.batch_tokens, seq_len=recipe.data.seq_len,
+        precision=recipe.train.precision, machine=machine, predicted=_predicted(recipe),
+        local_ranks=world.local_size,
+    )
+    if micro_rows and batch.rows_per_rank % micro_rows == 0:
+        batch = batch.replace(micro_rows=micro_rows, accumulation=batch.rows_per_rank // micro_rows)
+    model = _model(recipe, config, world)
+    optimizer = optim.build(model, recipe.optim)
+    return Setup(recipe, data, config, objective, batch, model, optimizer, machine, estimate)
+
+
+def _measure(recipe: Recipe, world: World) -> Machine:
+    """Rank 0 measures, imitating the others, and tells them, so that all plan alike."""
+    told: list[Any] = [None]
+    if world.is_main:
+        machine = Machine.measure(recipe.train.threads, ranks=world.local_size, device=world.device.type)
+        told = [machine.model_dump(mode="json")]
+    if dist.is_initialized():
+        dist.broadcast_object_list(told, src=0)
+    return Machine(**told[0])
+
+
+def _predicted(recipe: Recipe) -> float:
+    objective = recipe.objective
+    return objective.rate if isinstance(objective, MaskedConfig) else 1.0
+
+
+def _model(recipe: Recipe, config: TransformerConfig, world: World) -> nn.Module:
+    with torch.device("meta"):
+        model = Transformer(config)
+    mesh = build_mesh(recipe.plan, world.device.type)
+    parallel.apply(model, recipe.plan, mesh=mesh, precision=recipe.train.precision, reduce="sum")
+    parallel.materialize(model, world.device, lambda m: _initialize(m, recipe.train.seed))
+    return model
+
+
+def _initialize(model: nn.Module, seed: int) -> None:
+    initialize(model, seed)

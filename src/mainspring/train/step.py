@@ -1,0 +1,101 @@
+"""One optimizer step over all ranks: micro-batches, one division by the global count, one decision.
+
+The loss is sum_k weight_k * total_k / count_k with the counts of the whole global batch, known before any
+backward: how rows are spread over ranks and micro-batches does not change it. The losses travel in the same
+small reduction in which the ranks agree whether to stop.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mainspring import comm, parallel
+from mainspring.objectives import Objective, Views
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step gave; the same on every rank."""
+
+    loss: float
+    """Weighted sum of the mean losses."""
+    losses: dict[str, float]
+    """Mean of each loss."""
+    grad_norm: float
+    """Global norm of the gradients before clipping."""
+    stop: bool
+    """Whether some rank has been asked to stop."""
+
+    @property
+    def finite(self) -> bool:
+        """Whether the gradients may be applied."""
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
+
+class Step:
+    """Computes the gradients of a global batch.
+
+    Args:
+        model: spread by `parallel.apply(..., reduce="sum")`.
+        objective: what it is trained to do.
+        clip: largest global gradient norm (0: any).
+        device: where the model is.
+    """
+
+    def __init__(self, model: nn.Module, objective: Objective, clip: float, device: torch.device) -> None:
+        self.model = model
+        self.objective = objective
+        self.clip = clip
+        self.device = device
+
+    def gradients(self, micro_batches: Sequence[Views], stop: Callable[[], bool]) -> Outcome:
+        """Fill the gradients from this rank's share of the batch; every rank has as many micro-batches."""
+        counts = self._global_counts(micro_batches)
+        sums = self._backward(micro_batches, counts)
+        norm = parallel.clip_grad_norm(self.model, self.clip)
+        asked = torch.tensor(float(stop()), dtype=torch.float64, device=self.device)
+        packed = torch.stack([*(total for _, total in sums.values()), asked])
+        comm.all_reduce(packed, name="losses", counter=parallel.traffic(self.model))
+        *totals, stops = packed.tolist()
+        means = {name: total / max(counts[name], 1) for name, total in zip(sums, totals, strict=True)}
+        loss = sum(weight * means[name] for name, (weight, _) in sums.items())
+        return Outcome(loss, means, norm, stops > 0)
+
+    def rerun(self, micro_batches: Sequence[Views]) -> Callable[[], None]:
+        """Forward and backward once more, for a diagnosis."""
+
+        def run() -> None:
+            self._backward(micro_batches, self._global_counts(micro_batches))
+
+        return run
+
+    def _global_counts(self, micro_batches: Sequence[Views]) -> dict[str, int]:
+        local: dict[str, int] = {}
+        for views in micro_batches:
+            for name, count in self.objective.counts(views).items():
+                local[name] = local.get(name, 0) + count
+        names = sorted(local)
+        packed = torch.tensor([local[n] for n in names], dtype=torch.int64, device=self.device)
+        comm.all_reduce(packed, name="counts", counter=parallel.traffic(self.model))
+        return dict(zip(names, packed.tolist(), strict=True))
+
+    def _backward(self, micro_batches: Sequence[Views],
+                  counts: dict[str, int]) -> dict[str, tuple[float, Tensor]]:
+        """Accumulate gradients; returns the weight of each loss and its sum on this rank (fp64)."""
+        sums: dict[str, tuple[float, Tensor]] = {}
+        for index, views in enumerate(micro_batches):
+            last = index == len(micro_batches) - 1
+            with nullcontext() if last else parallel.no_sync(self.model):
+                losses = self.objective.loss(self.model, {k: v.to(self.device) for k, v in views.items()})
+                parts = [loss.total * (loss.weight / max(counts[name], 1)) for name, loss in losses.items()]
+                torch.stack(parts).sum().backward()  # type: ignore[no-untyped-call]
+            for name, loss in losses.items():
+                before = sums[name][1] if name in sums else 0.0
+                sums[name] = loss.weight, before + loss.total.detach().double()
+        return sums

@@ -1,0 +1,273 @@
+"""The trainer: from a recipe to a trained, saved model, told in events, resumable at any moment."""
+
+from __future__ import annotations
+
+import platform
+import signal
+import statistics
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+import mainspring
+from mainspring import optim
+from mainspring.errors import CheckpointError, NonFiniteError
+from mainspring.nn.init import stable_seed
+from mainspring.parallel import World
+from mainspring.planner import Machine
+from mainspring.train import checkpoint, events, holdout, nonfinite, resume
+from mainspring.train.feed import Feed
+from mainspring.train.memory import peak_memory
+from mainspring.train.recipe import Recipe
+from mainspring.train.run import Run
+from mainspring.train.setup import Setup, prepare
+from mainspring.train.signals import StopRequest
+from mainspring.train.sinks import JsonLines, TensorBoard
+from mainspring.train.step import Outcome, Step
+
+MOST_SKIPPED = 20
+"""Steps that may be skipped one after the other before the run is given up."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended."""
+
+    status: events.Status
+    """"finished", or "interrupted" by a signal: then the same call goes on from where it stopped."""
+    step: int
+    """Optimizer steps done."""
+    loss: float | None
+    """Of the last step; None if none was done."""
+    checkpoint: Path | None
+    """The newest checkpoint."""
+    signal: signal.Signals | None = None
+    """The signal that this rank got, if one came (another rank's interrupts the run as well)."""
+
+
+class Trainer:
+    """Carries out a recipe; every rank makes one and calls `fit`.
+
+    Args:
+        recipe: the run.
+        run_dir: where it keeps what it makes, on a file system that all ranks see. A run found there goes on.
+        world: the ranks.
+        sinks: are told every event, on rank 0, beside the run's own files.
+        machine: what the machine can do; None measures it.
+        save: writes a checkpoint (the tests put faults here).
+    """
+
+    def __init__(self, recipe: Recipe, run_dir: str | Path, world: World,
+                 sinks: Sequence[events.Sink] = (), *, machine: Machine | None = None,
+                 save: checkpoint.Save = checkpoint.save) -> None:
+        self.recipe = recipe.over(world.size)
+        self.run = Run(Path(run_dir))
+        self.world = world
+        self.setup: Setup | None = None
+        """Model, optimizer and data, once `fit` has built them."""
+        self._given = recipe
+        self._sinks: list[events.Sink] = list(sinks) if world.is_main else []
+        self._files: list[JsonLines | TensorBoard] = []
+        self._machine = machine
+        self._save = save
+        self._step = 0
+        self._skipped = 0
+        self._in_a_row = 0
+        self._loss: float | None = None
+        self._recent: deque[float] = deque(maxlen=50)
+
+    def fit(self) -> Result:
+        """Train until the last step or a signal. Takes up the newest complete checkpoint of the run's folder.
+
+        Returns:
+            How it ended; the same on every rank.
+
+        Raises:
+            UsageError: the recipe cannot be carried out, or the folder holds another run or a damaged
+            checkpoint. NonFiniteError: a loss or gradient is not finite (names the first tensor and its
+                module), and the recipe says to stop.
+            CheckpointError: the last checkpoint could not be written.
+        """
+        began = time.perf_counter()
+        with StopRequest() as stop:
+            if self.world.is_main:
+                self.run.checkpoints.mkdir(parents=True, exist_ok=True)
+            self.world.barrier()
+            saver = checkpoint.Saver(self.run.checkpoints, self.recipe.train.keep, save=self._save)
+            try:
+                before = resume.newest(self.run.checkpoints)
+                setup = self.setup = prepare(
+                    self.recipe, self.world, machine=self._machine,
+                    micro_rows=resume.micro_rows(before, self.world.size) if before else 0,
+                )
+                if before:
+                    self._resume(setup, saver, before)
+                self._begin(setup, resumed=before is not None)
+                status: events.Status = "interrupted" if self._loop(setup, saver, stop) else "finished"
+                self._finish_saving(saver)
+            except BaseException as error:
+                with suppress(BaseException):  # the error at hand is the one to tell
+                    self._settle(saver.wait(timeout=10))
+                self._end("failed", began, f"{type(error).__name__}: {error}")
+                raise
+            self._end(status, began, "")
+        return Result(status, self._step, self._loss, checkpoint.latest(self.run.checkpoints), stop.received)
+
+    def _resume(self, setup: Setup, saver: checkpoint.Saver, path: Path) -> None:
+        resume.check_same_run(path, setup)
+        content = checkpoint.load(path, setup.model, setup.optimizer, group=saver.group)
+        self._step = content.step
+        self._skipped = int(content.run.get("skipped", 0))
+
+    def _begin(self, setup: Setup, resumed: bool) -> None:
+        if self.world.is_main:
+            self.run.write_recipe(self._given)
+            self.run.write_json(self.run.plan, setup.expected())
+            setup.data.tokenizer.save(self.run.tokenizer)
+            self._files = [JsonLines(self.run.metrics, self._step)]
+            if self.recipe.train.tensorboard:
+                self._files.append(TensorBoard(self.run.tensorboard, self._step))
+        batch, train = setup.batch, self.recipe.train
+        self._tell(events.RunStarted(
+            self._step, name=self.recipe.name, steps=train.steps, resumed=resumed, world=self.world.size,
+            device=str(self.world.device), precision=train.precision,
+            parameters=setup.estimate.parameters.total,
+            rows=batch.rows, tokens=batch.rows * self.recipe.data.seq_len, micro_rows=batch.micro_rows,
+            accumulation=batch.accumulation, flops_per_token=setup.estimate.flops_per_token,
+            peak_flops=setup.peak_flops,
+        ))
+
+    def _loop(self, setup: Setup, saver: checkpoint.Saver, stop: StopRequest) -> bool:
+        """Do the steps that are left; True if a signal ended it before the last."""
+        train = self.recipe.train
+        feed = Feed(self.recipe, setup.data, setup.objective, setup.batch, self.world.rank)
+        step = Step(setup.model, setup.objective, self.recipe.optim.clip, self.world.device)
+        setup.model.train()
+        while self._step < train.steps:
+            outcome = self._advance(setup, feed, step, stop)
+            last = self._step == train.steps
+            if train.eval_every and (last or self._step % train.eval_every == 0):
+                self._evaluate(setup)
+            if last or outcome.stop or (train.checkpoint_every and self._step % train.checkpoint_every == 0):
+                self._settle(saver.start(self._step, self._tensors(setup), self._state(setup)))
+            else:
+                self._settle(saver.poll())
+            if outcome.stop and not last:
+                return True
+        return False
+
+    def _advance(self, setup: Setup, feed: Feed, step: Step, stop: StopRequest) -> Outcome:
+        """One optimizer step, reported."""
+        began = time.perf_counter()
+        train, optimizer = self.recipe.train, setup.optimizer
+        # Chance inside the model is a function of the step too, so a checkpoint needs no generator states.
+        torch.manual_seed(stable_seed(train.seed, "step", self._step, self.world.rank))
+        micro_batches = feed.micro_batches(self._step)
+        outcome = step.gradients(micro_batches, lambda: stop.received is not None)
+        rate = optim.lr(self._step, train.steps, self.recipe.optim)
+        if outcome.finite:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            self._in_a_row = 0
+        reason = "" if outcome.finite else self._diagnose(setup, step, micro_batches, outcome)
+        optimizer.zero_grad(set_to_none=True)
+        self._step += 1
+        if reason:
+            self._tell(events.StepSkipped(self._step, reason, self._skipped))
+        else:
+            self._loss = outcome.loss
+            self._report(setup, outcome, rate, time.perf_counter() - began)
+        return outcome
+
+    def _report(self, setup: Setup, outcome: Outcome, rate: float, seconds: float) -> None:
+        train = self.recipe.train
+        self._recent.append(seconds)
+        if self._step % train.log_every and self._step != train.steps:
+            return
+        tokens = setup.batch.rows * self.recipe.data.seq_len
+        self._tell(events.StepDone(
+            self._step, loss=outcome.loss, tokens=tokens, seconds=seconds, tokens_per_second=tokens / seconds,
+            mfu=setup.estimate.flops_per_token * tokens / seconds / setup.peak_flops, lr=rate,
+            grad_norm=outcome.grad_norm,
+            eta_seconds=(train.steps - self._step) * statistics.median(self._recent),
+            memory_bytes=peak_memory(self.world.device), losses=outcome.losses,
+        ))
+
+    def _diagnose(self, setup: Setup, step: Step, micro_batches: Sequence[Any], outcome: Outcome) -> str:
+        """Name the culprit of a step that is not finite; raise unless the recipe says to go on without it."""
+        where = nonfinite.describe(setup.model, step.rerun(micro_batches))
+        said = (f"step {self._step + 1}: loss {outcome.loss}, gradient norm {outcome.grad_norm}; "
+                f"first not finite: {where}")
+        if self.recipe.train.on_nonfinite == "stop":
+            raise NonFiniteError(
+                f"{said}. The checkpoints before it are good. Lower optim.lr or optim.clip, use "
+                'train.precision = "fp32", or leave such steps out with train.on_nonfinite = "skip"')
+        self._skipped += 1
+        self._in_a_row += 1
+        if where.startswith("parameter") or self._in_a_row >= MOST_SKIPPED:
+            raise NonFiniteError(f"{said}; {self._in_a_row} steps in a row were skipped; more will not help")
+        return said
+
+    def _evaluate(self, setup: Setup) -> None:
+        score = holdout.score(
+            setup.model, setup.objective, setup.data, step=self._step, seq_len=self.recipe.data.seq_len,
+            rows=setup.batch.micro_rows, max_tokens=self.recipe.train.eval_tokens, rank=self.world.rank,
+            world=self.world.size, device=self.world.device,
+        )
+        if score is None:
+            self._tell(events.Warned(self._step, "the data has no held-out text, so nothing is evaluated"))
+        else:
+            self._tell(score)
+
+    def _tensors(self, setup: Setup) -> dict[str, torch.Tensor]:
+        state = checkpoint.model_state(setup.model)
+        return state | checkpoint.optimizer_state(setup.model, setup.optimizer)
+
+    def _state(self, setup: Setup) -> Mapping[str, Any]:
+        return {
+            "seed": self.recipe.train.seed,
+            "recipe": resume.digest(self.recipe.model_dump(mode="json")),
+            "identity": resume.identity(self.recipe, setup.data.tokenizer.hash),
+            "world": self.world.size,
+            "micro_rows": setup.batch.micro_rows,
+            "skipped": self._skipped,
+            "random": "seeded for each step from (seed, step, rank)",
+            "libraries": {"mainspring": mainspring.__version__, "torch": torch.__version__,
+                          "python": platform.python_version()},
+        }
+
+    def _settle(self, outcome: checkpoint.Outcome | None) -> None:
+        """Tell how a save ended. One that failed does not end the run: the next may succeed."""
+        if outcome is None:
+            return
+        if outcome.error is None:
+            self._tell(events.CheckpointSaved(outcome.step, str(outcome.path)))
+        else:
+            message = f"checkpoint not saved: {outcome.error}; training goes on"
+            self._tell(events.Warned(outcome.step, message))
+
+    def _finish_saving(self, saver: checkpoint.Saver) -> None:
+        outcome = saver.wait()
+        self._settle(outcome)
+        if outcome is not None and outcome.error is not None:
+            raise CheckpointError(f"the last checkpoint was not written: {outcome.error}") from outcome.error
+
+    def _tell(self, event: events.Event) -> None:
+        for sink in (*self._files, *self._sinks):
+            sink(event)
+
+    def _end(self, status: events.Status, began: float, message: str) -> None:
+        self._tell(events.RunEnded(self._step, status, self._loss, time.perf_counter() - began, message))
+        for file in self._files:
+            file.close()
+        self._files = []
+        if status != "failed" and dist.is_initialized():
+            dist.barrier()
