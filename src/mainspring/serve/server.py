@@ -1,0 +1,121 @@
+"""run: load a model and serve it until the process is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Literal
+
+import uvicorn
+
+from mainspring.errors import UsageError
+from mainspring.infer.engine import Engine
+from mainspring.serve.app import create_app
+from mainspring.serve.limits import Limits
+
+
+def run(
+    path: str | Path,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    *,
+    device: str = "cpu",
+    dtype: Literal["fp32", "bf16"] = "fp32",
+    limits: Limits | None = None,
+    grace: float = 10.0,
+    on_ready: Callable[[str], None] | None = None,
+) -> None:
+    """Serve the model at `path` until SIGINT or SIGTERM; then finish the answers under way and return.
+
+    Args:
+        path: what `Engine.load` takes.
+        host: address to listen on; the default is reachable from this machine only.
+        port: 0 takes any free one.
+        device: where the model runs.
+        dtype: its precision.
+        limits: what is refused.
+        grace: seconds that answers under way may take to finish after the signal.
+        on_ready: called with the address once the server listens.
+
+    Raises:
+        UsageError: the model cannot be loaded, or the address is not free.
+    """
+    engine = Engine.load(path, device, dtype)
+    listener = listen(host, port)
+    app = create_app({engine.name: engine}, limits=limits)
+    with contextlib.closing(listener):
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=max(1, round(grace)),
+        )
+        server = _Server(config, on_ready=lambda: on_ready(address(listener)) if on_ready else None)
+        asyncio.run(server.serve([listener]))
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that is bound to an address.
+
+    Raises:
+        UsageError: the address does not exist here, or is not free.
+    """
+    if not 0 <= port <= 65535:
+        raise UsageError(f"port {port}: should be from 0 (any free one) to 65535")
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise UsageError(f"host {host!r}: is not an address of this machine ({error.strerror})") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(place)
+    except OSError as error:
+        listener.close()
+        raise UsageError(
+            f"cannot listen on {host} port {port}: {error.strerror}; "
+            "choose another port, or 0 for any free one"
+        ) from error
+    return listener
+
+
+def address(listener: socket.socket) -> str:
+    """The URL of a bound socket."""
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{host}:{port}"
+
+
+class _Server(uvicorn.Server):
+    """Says when it listens, and returns after a signal instead of raising it again."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if not self.should_exit:
+            self._on_ready()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop gracefully at the first signal, at once at a second SIGINT; signals are ours until the end."""
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            self.handle_exit(number, frame)
+
+        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -1,0 +1,183 @@
+"""The page at /, in headless Chromium."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from support.scripted import Served
+
+SERVER = Path(__file__).with_name("serve_scripted.py")
+CHROMIUM = Path("/usr/bin/chromium")
+ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+             "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+EVIL = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>&lt;b&gt; <b>bold</b>\n\n"
+TEXT = EVIL + "wörld 🐈 " + "and so on " * 30
+PHONE = {"width": 360, "height": 740}
+
+
+def test_the_page_is_one_file_that_may_load_nothing(client: TestClient) -> None:
+    response = client.get("/")
+    assert response.headers["content-type"].startswith("text/html")
+    policy = response.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "connect-src 'self'" in policy
+    assert policy.count("'sha256-") == 2
+    assert "unsafe" not in policy
+    for words in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "//cdn", "@import"):
+        assert words not in response.text
+
+
+class Watched:
+    """A browser page, with what it complained of and asked for."""
+
+    def __init__(self, page: Any, url: str) -> None:
+        self.page, self.url = page, url
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        page.on("console", lambda m: self.complaints.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda e: self.complaints.append(str(e)))
+        page.on("request", lambda r: self.requests.append(r.url))
+
+    def completion(self) -> str:
+        text: str = self.page.locator("#completion").text_content()
+        return text
+
+    def until(self, true: Callable[[], bool]) -> None:
+        """Wait; the page's policy forbids the browser to evaluate the driver's own wait conditions."""
+        deadline = time.monotonic() + 20
+        while not true():
+            assert time.monotonic() < deadline, self.page.locator("body").inner_text()
+            self.page.wait_for_timeout(5)
+
+    def status(self) -> str:
+        text: str = self.page.locator("#status").text_content()
+        return text
+
+    def overflow(self) -> int:
+        """Pixels that the page is wider than the window."""
+        extra: int = self.page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+        return extra
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A browser context with a fresh profile."""
+    if not CHROMIUM.exists():
+        pytest.skip(f"no browser at {CHROMIUM}")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            str(tmp_path_factory.mktemp("profile")), executable_path=str(CHROMIUM), args=ARGUMENTS, headless=True
+        )
+        yield context
+        context.close()
+
+
+@pytest.fixture(scope="module")
+def server(chromium: Any) -> Iterator[Served]:
+    """A server whose text is hostile and comes slowly."""
+    server = Served([sys.executable, str(SERVER), "0.01", TEXT])
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def watched(chromium: Any, server: Served) -> Iterator[Watched]:
+    """Its page."""
+    page = chromium.new_page()
+    made = Watched(page, server.url)
+    page.goto(server.url)
+    made.until(lambda: page.locator("#model").text_content() == "scripted")
+    yield made
+    page.close()
+
+
+@pytest.mark.browser
+def test_a_person_generates_stops_and_is_told_of_errors(watched: Watched, tmp_path: Path) -> None:
+    page = watched.page
+    assert page.title() == "scripted · Mainspring"
+
+    # Ctrl+Enter; the text appears as it comes.
+    page.get_by_label("Prompt").fill("<i>Once</i> upon a time ")
+    page.get_by_label("Temperature").fill("0")
+    page.get_by_label("Max tokens").fill("4000")
+    page.get_by_label("Seed").fill("7")
+    page.get_by_label("Prompt").press("Control+Enter")
+    watched.until(lambda: len(watched.completion()) > 5)
+    early = watched.completion()
+    assert 5 < len(early) < len(TEXT)
+    assert TEXT.startswith(early)
+    assert page.get_by_role("button", name="Generate").is_disabled()
+    assert page.locator("#text").get_attribute("aria-busy") == "true"
+    watched.until(lambda: "tokens in" in watched.status())
+    assert watched.completion() == TEXT
+    assert page.locator("#status").text_content().startswith(f"{len(TEXT)} tokens in ")
+    assert page.get_by_role("button", name="Generate").is_enabled()
+
+    # Nothing of it was read as markup.
+    assert page.title() == "scripted · Mainspring"
+    assert page.locator("#text img, #text script, #text b, #text i").count() == 0
+    assert page.locator("#prompt-echo").text_content() == "<i>Once</i> upon a time "
+    page.screenshot(path=tmp_path / "done.png", full_page=True)
+
+    # Stop, by button and by key.
+    for stop in (lambda: page.get_by_role("button", name="Stop").click(), lambda: page.keyboard.press("Escape")):
+        page.get_by_role("button", name="Generate").click()
+        watched.until(lambda: len(watched.completion()) > 3)
+        stop()
+        watched.until(lambda: watched.status() == "Stopped.")
+        stopped = watched.completion()
+        assert len(stopped) < len(TEXT)
+        page.wait_for_timeout(100)
+        assert watched.completion() == stopped
+    assert page.locator("#error").is_hidden()
+    assert watched.complaints == []
+
+    # Errors: found here, found by the server, and no server.
+    page.get_by_label("Temperature").fill("9")
+    page.get_by_role("button", name="Generate").click()
+    assert page.get_by_role("alert").text_content() == "Temperature should be a number from 0 to 2, not 9"
+    page.get_by_label("Temperature").fill("1")
+    page.get_by_label("Prompt").fill("long")
+    page.get_by_role("button", name="Generate").click()
+    watched.until(lambda: "64 positions" in page.get_by_role("alert").text_content())
+    page.screenshot(path=tmp_path / "error.png", full_page=True)
+    assert all("400" in complaint for complaint in watched.complaints)  # the browser notes the refused request
+    assert watched.requests
+    assert all(url.startswith((watched.url, "data:")) for url in watched.requests)
+
+
+@pytest.mark.browser
+def test_phone_and_dark(watched: Watched, tmp_path: Path) -> None:
+    page = watched.page
+    page.set_viewport_size(PHONE)
+    page.get_by_label("Prompt").fill("a" * 300)
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        page.get_by_role("button", name="Generate").click()
+        watched.until(lambda: len(watched.completion()) > 100)
+        assert watched.overflow() <= 0
+        page.screenshot(path=tmp_path / f"phone-{scheme}.png", full_page=True)
+        page.get_by_role("button", name="Stop").click()
+        watched.until(lambda: watched.status() == "Stopped.")
+    assert watched.complaints == []
+
+
+@pytest.mark.browser
+def test_every_control_has_a_name_and_the_keyboard_reaches_it(watched: Watched) -> None:
+    page = watched.page
+    names = page.evaluate(
+        """[...document.querySelectorAll('input, select, textarea, button')].filter(e => e.offsetParent !== null)
+        .map(e => e.labels && e.labels.length ? e.labels[0].textContent : e.textContent.trim())"""
+    )
+    assert names == ["Prompt", "Temperature", "Max tokens", "Seed", "Generate", "Stop"]
+    reached = []
+    for _ in range(4):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.id"))
+    assert page.evaluate("document.activeElement.id") == "go"
+    assert reached == ["temperature", "max-tokens", "seed", "go"]
