@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from mainspring import comm
 from mainspring.errors import CollectiveError
@@ -117,6 +118,18 @@ class GradientReducer:
                 bucket.work.wait()
         self._rewind()
 
+    def expect(self, output: Any) -> None:
+        """Take part in the backward through `output` (nested tensors) even if it brings no gradient here."""
+        for tensor in tree_leaves(output):
+            if isinstance(tensor, Tensor) and tensor.requires_grad:
+                tensor.register_hook(lambda _: self._begin())  # type: ignore[no-untyped-call]
+
+    def _begin(self) -> None:
+        """Have `_finish` called at the end of the backward under way."""
+        if self.sync and not self._running:
+            self._running = True
+            torch.autograd.Variable._execution_engine.queue_callback(self._finish)
+
     def _hook(self, slot: _Slot, bucket: _Bucket) -> None:
         parameter: Any = slot.parameter  # torch leaves the types of both hooks out
         handle = parameter.register_post_accumulate_grad_hook(lambda _: self._arrive(slot, bucket))
@@ -138,9 +151,7 @@ class GradientReducer:
         slot.reduced = False
         if not self.sync:
             return
-        if not self._running:
-            self._running = True
-            torch.autograd.Variable._execution_engine.queue_callback(self._finish)
+        self._begin()
         if slot.arrived:
             raise CollectiveError(
                 f"the gradient of {slot.name} arrived twice in one backward, after it was sent; "

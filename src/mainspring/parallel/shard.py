@@ -7,6 +7,9 @@ What a rank keeps whole, and when the ranks talk (m micro-batches in a step):
 - stage 2: gradients too: a reduce-scatter each micro-batch; parameters stay gathered between micro-batches.
 - stage 3: parameters too: gathered for the forward and again for the backward of each block.
 
+A parameter that no rank used has a gradient of zero here, not None as in one process: weight decay still
+shrinks it.
+
 On gloo the collectives are our own exchanges (`mainspring.comm`), under the interfaces that FSDP2 leaves
 open.
 """
@@ -29,7 +32,8 @@ from mainspring.comm import Counter
 from mainspring.parallel.blocks import shardable_blocks
 from mainspring.parallel.broadcast import broadcast_tensors
 from mainspring.parallel.plan import Plan
-from mainspring.parallel.precision import Precision
+from mainspring.parallel.precision import Autocast, Precision
+from mainspring.parallel.replicate import GradientReducer
 from mainspring.parallel.strategy import Strategy, on_meta
 
 
@@ -42,15 +46,27 @@ class Sharded(Strategy):
         if not on_meta(model.parameters()):
             broadcast_tensors([*model.parameters(), *model.buffers()], name="start", group=self.group,
                               counter=counter)
+        for parameter in model.parameters():
+            # FSDP2 shards row-major tensors only: channels-last weights become so (activations need not).
+            parameter.data = parameter.data.contiguous()
         dtypes = (torch.bfloat16, torch.float32) if precision == "bf16" else (None, None)
         policy = MixedPrecisionPolicy(*dtypes)
+        # A number cannot be sharded: parameters without dimensions stay replicated.
+        scalars = {name: p for name, p in model.named_parameters() if p.ndim == 0}
+        options: dict[str, Any] = {"mesh": mesh, "mp_policy": policy, "ignored_params": set(scalars.values())}
         blocks = shardable_blocks(model)
         for block in blocks:
-            fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=plan.zero == 3)
+            fully_shard(block, reshard_after_forward=plan.zero == 3, **options)
         # The rest stays gathered from its forward to its backward, which follow each other at once.
-        fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+        fully_shard(model, reshard_after_forward=False, **options)
         self._units: list[FSDPModule] = [m for m in (model, *blocks) if isinstance(m, FSDPModule)]
         self._root = self._units[0]
+        self._reduce = reduce
+        self._scalars: GradientReducer | None = None
+        if not on_meta(scalars.values()):
+            self._reduce_scalars()
+        if precision == "bf16" and any(b.is_floating_point() for b in model.buffers()):
+            Autocast(model)  # so that fp32 buffers may meet bf16 activations
         self._precision = precision
         gather, scatter = _AllGather(counter), _ReduceScatter(counter, reduce)
         for unit in self._units:
@@ -64,8 +80,10 @@ class Sharded(Strategy):
         model.register_forward_hook(self._after_forward)
 
     def materialized(self, *, equal: bool) -> None:
-        tensors = [*self.model.buffers()]
+        scalars = [p for p in self.model.parameters() if p.ndim == 0]
+        tensors = [*self.model.buffers(), *(() if equal else scalars)]
         broadcast_tensors(tensors, name="start", group=self.group, counter=self.counter)
+        self._reduce_scalars()
 
     def no_sync(self) -> AbstractContextManager[None]:
         return nullcontext() if self.plan.zero == 3 else self._keep_gathered()
@@ -77,10 +95,13 @@ class Sharded(Strategy):
     @contextmanager
     def _keep_gathered(self) -> Iterator[None]:
         self._root.set_reshard_after_backward(False)
+        quiet: AbstractContextManager[None] = nullcontext()
         if self.plan.zero == 1:
             self._root.set_requires_gradient_sync(False)
+            quiet = self._scalars.no_sync() if self._scalars is not None else quiet
         try:
-            yield
+            with quiet:
+                yield
         finally:
             self._root.set_reshard_after_backward(True)
             if self.plan.zero == 1:
@@ -89,8 +110,8 @@ class Sharded(Strategy):
                     self._fill_missing_sums()
 
     def _fill_missing_sums(self) -> None:
-        # FSDP2 adds up bf16 gradients in fp32 but stands in for a missing one with bf16 zeros, and then refuses
-        # to reduce the mixture: give parameters that were not used so far an fp32 sum as well.
+        # FSDP2 adds up bf16 gradients in fp32 but stands in for a missing one with bf16 zeros, and then
+        # refuses to reduce the mixture: give parameters that were not used so far an fp32 sum as well.
         for unit in self._units:
             for group in unit._get_fsdp_state()._fsdp_param_groups:
                 if all(p.unsharded_accumulated_grad is None for p in group.fsdp_params):
@@ -100,11 +121,19 @@ class Sharded(Strategy):
                         zeros = torch.zeros_like(param.unsharded_param, dtype=torch.float32)
                         param.unsharded_accumulated_grad = zeros
 
+    def _reduce_scalars(self) -> None:
+        named = self.model.named_parameters()
+        scalars = {name: p for name, p in named if p.ndim == 0 and p.requires_grad}
+        if scalars and self._scalars is None:
+            self._scalars = GradientReducer(scalars, self.group, self._reduce, self.counter)
+
     def _after_forward(self, module: nn.Module, args: Any, output: Any) -> None:
         # Without a backward nobody drops the gathered parameters, and an optimizer step would leave them
         # stale.
         if not torch.is_grad_enabled():
             self.settle()
+        elif self._scalars is not None:
+            self._scalars.expect(output)
 
 
 class _Allocate:

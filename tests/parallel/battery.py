@@ -1,0 +1,236 @@
+"""The equivalence contract: a plan on N ranks gives the loss, gradients and parameters of one process.
+
+`check(rank, world, cases)` runs on every rank of a process group and compares each case with a plain loop in
+the same process over the same rows. A later strategy passes the contract by adding cases.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from mainspring import optim, parallel
+from mainspring.optim import OptimConfig
+from mainspring.parallel import Plan
+from parallel.examples import EXAMPLES, Example
+
+STEPS = 3
+ROWS = 24
+CLIP = 0.05
+
+# eps is large so that Adam does not blow up gradients that are pure rounding noise (the bias of attention's
+# keys).
+OPTIM = OptimConfig(lr=1e-2, eps=1e-4, weight_decay=0.1)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One point of the contract."""
+
+    example: str
+    plan: dict[str, Any] = field(default_factory=dict)
+    """Fields of the plan beside `data`, which is the world."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    accumulation: int = 1
+    reduce: Literal["sum", "mean"] = "sum"
+    meta: bool = False
+    """Born on meta, spread, then materialised."""
+    no_sync: bool = True
+    """Whether the loop tells about accumulation; it must be right without, too."""
+
+    @property
+    def id(self) -> str:
+        parts = [self.example, *(f"{k}={v}" for k, v in self.plan.items()), self.precision]
+        parts += [f"accumulate={self.accumulation}"] if self.accumulation > 1 else []
+        parts += [name for name, on in (("mean", self.reduce == "mean"), ("meta", self.meta),
+                                        ("unannounced", not self.no_sync)) if on]
+        return "-".join(parts)
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+
+@dataclass
+class Trace:
+    """What a training loop leaves behind."""
+
+    losses: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    gradients: dict[str, Tensor | None] = field(default_factory=dict)
+    """Of the first step, before clipping."""
+    parameters: dict[str, Tensor] = field(default_factory=dict)
+    trainable: dict[str, bool] = field(default_factory=dict)
+
+
+def check(rank: int, world: int, cases: list[Case]) -> dict[str, dict[str, float] | str]:
+    """Run all cases; for each the errors relative to their tolerance (at most 1 is equal), or a traceback.
+
+    An error that only some ranks meet ends the run: the others would wait for it.
+    """
+    return {case.id: _outcome(rank, world, case) for case in cases}
+
+
+def _outcome(rank: int, world: int, case: Case) -> dict[str, float] | str:
+    try:
+        want = single_run(case)
+        if case.plan.get("zero", 0) > 0:
+            decay_unused(want)
+        errors = compare(spread_run(rank, world, case), want, case.precision)
+    except Exception:
+        errors = traceback.format_exc()
+    met: list[Any] = [None] * world
+    dist.all_gather_object(met, errors)
+    worst = [m for m in met if isinstance(m, str)]
+    if worst:
+        return worst[0]
+    return {key: max(m[key] for m in met) for key in met[0]}
+
+
+def compare(got: Trace, want: Trace, precision: str) -> dict[str, float]:
+    """Largest error of each kind over its tolerance."""
+    rtol = 2e-5 if precision == "fp32" else 4e-2
+    result = {
+        "loss": max(abs(a - b) / (rtol * abs(b)) for a, b in zip(got.losses, want.losses, strict=True)),
+        "norm": max(abs(a - b) / (rtol * abs(b)) for a, b in zip(got.norms, want.norms, strict=True)),
+    }
+    assert got.gradients.keys() == want.gradients.keys()
+    largest = max(float(g.abs().max()) for g in want.gradients.values() if g is not None)
+    for name, gradient in want.gradients.items():
+        mine = got.gradients[name]
+        # Sharded: a parameter that no rank used has a gradient of zero instead of None.
+        mine = torch.zeros_like(got.parameters[name]) if mine is None else mine
+        error = float((mine - (0 if gradient is None else gradient)).abs().max()) / (rtol * largest)
+        result["gradient"] = max(result.get("gradient", 0.0), error)
+    for name, parameter in want.parameters.items():
+        # An update moves a parameter by about lr a step.
+        error = float((got.parameters[name] - parameter).abs().max()) / (10 * rtol * OPTIM.lr * STEPS)
+        result["parameters"] = max(result.get("parameters", 0.0), error)
+    return result
+
+
+def decay_unused(trace: Trace) -> None:
+    """Sharded, a parameter that no rank used has a gradient of zero: weight decay alone shrinks it."""
+    for name, gradient in trace.gradients.items():
+        if gradient is None and trace.parameters[name].ndim >= 2 and trace.trainable[name]:
+            trace.parameters[name] *= (1 - OPTIM.lr * OPTIM.weight_decay) ** STEPS
+
+
+def spread_run(rank: int, world: int, case: Case) -> Trace:
+    """Train under the plan; every rank takes its share of the rows, and starts from other random numbers."""
+    example, plan = EXAMPLES[case.example], Plan(data=world, **case.plan)
+    torch.manual_seed(0 if rank == 0 else 100 + rank)
+    if case.meta:
+        with torch.device("meta"):
+            model = example.build()
+    else:
+        model = example.build()
+    assert parallel.apply(model, plan, precision=case.precision, reduce=case.reduce) is model
+    if case.meta:
+        assert example.initialize is not None
+        parallel.materialize(model, "cpu", example.initialize)
+    share = lambda rows: rows[rank * len(rows) // world: (rank + 1) * len(rows) // world]  # noqa: E731
+    scale = world if case.reduce == "mean" else 1
+
+    def quiet(last: bool) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if last or not case.no_sync else parallel.no_sync(model)
+
+    return _train(model, example, case.accumulation, share, scale, quiet, _sum_over_ranks,
+                  lambda: parallel.clip_grad_norm(model, CLIP))
+
+
+def single_run(case: Case) -> Trace:
+    """The plain loop of one process over all rows."""
+    torch.manual_seed(0)
+    example = EXAMPLES[case.example]
+    model = example.build()
+    sharded = case.plan.get("zero", 0) > 0
+    context: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+    if case.precision == "bf16":
+        context = _in_bf16(model, cast=sharded)
+    clip = lambda: float(nn.utils.clip_grad_norm_(model.parameters(), CLIP))  # noqa: E731
+    with context:
+        return _train(model, example, 1, lambda rows: rows, 1, lambda last: contextlib.nullcontext(),
+                      lambda value: value, clip)
+
+
+def _train(model: nn.Module, example: Example, accumulation: int, share: Callable[[list[Any]], list[Any]],
+           scale: float, quiet: Callable[[bool], contextlib.AbstractContextManager[Any]],
+           over_ranks: Callable[[float], float], clip: Callable[[], float]) -> Trace:
+    model.train()
+    optimizer = optim.build(model, OPTIM)
+    generator = torch.Generator().manual_seed(7)
+    trace = Trace()
+    for step in range(STEPS):
+        everything = example.rows(ROWS, generator)
+        with torch.no_grad():  # the loss of all rows is divided by their global count
+            count = sum(_predictions(example, [row]) for row in everything)
+        mine = share(everything)
+        loss_sum = 0.0
+        for index in range(accumulation):
+            micro = mine[index * len(mine) // accumulation: (index + 1) * len(mine) // accumulation]
+            with quiet(index == accumulation - 1):
+                loss, _ = example.loss(model, micro)
+                (loss * scale / count).backward()
+            loss_sum += loss.item()
+        trace.losses.append(over_ranks(loss_sum) / count)
+        if step == 0:
+            found = {name: p.grad for name, p in model.named_parameters()}
+            trace.gradients = {name: None if g is None else _whole(g) for name, g in found.items()}
+        trace.norms.append(clip())
+        optimizer.step()
+        optimizer.zero_grad()
+    trace.parameters = {name: _whole(p) for name, p in model.named_parameters()}
+    trace.trainable = {name: p.requires_grad for name, p in model.named_parameters()}
+    return trace
+
+
+def _predictions(example: Example, rows: list[Any]) -> int:
+    return len(rows) if isinstance(rows[0], tuple) else sum(len(row) - 1 for row in rows)
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach()
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).clone()
+
+
+def _sum_over_ranks(value: float) -> float:
+    total = torch.tensor(value, dtype=torch.float64)
+    dist.all_reduce(total)
+    return float(total)
+
+
+@contextlib.contextmanager
+def _in_bf16(model: nn.Module, *, cast: bool) -> Iterator[None]:
+    """Run the forward of `model` in bfloat16, as the strategies do, in one process.
+
+    Under autocast; with `cast` also from bf16 copies of the parameters and inputs, which is FSDP2's policy.
+    """
+    forward = model.forward
+
+    def lower(x: Any) -> Any:
+        return x.to(torch.bfloat16) if isinstance(x, Tensor) and x.is_floating_point() else x
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        model.forward = forward
+        try:
+            with torch.autocast("cpu", torch.bfloat16, enabled=not cast or bool(list(model.buffers()))):
+                if not cast:
+                    return forward(*args, **kwargs)
+                copies = {name: lower(p) for name, p in model.named_parameters()}
+                return torch.func.functional_call(model, copies, tuple(map(lower, args)), kwargs)
+        finally:
+            model.forward = run
+
+    model.forward = run
+    try:
+        yield
+    finally:
+        del model.forward

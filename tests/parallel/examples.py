@@ -1,0 +1,171 @@
+"""Models that every strategy has to train as one process would: ours, Hugging Face's, a CNN, and an awkward
+one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+VOCAB = 96
+LENGTH = 12
+
+
+@dataclass(frozen=True)
+class Example:
+    """A model, data for it and its loss."""
+
+    build: Callable[[], nn.Module]
+    """A fresh model; random numbers come from torch's default generator."""
+    rows: Callable[[int, torch.Generator], list[Any]]
+    """That many rows of data, of different lengths where that makes sense."""
+    loss: Callable[[nn.Module, list[Any]], tuple[Tensor, int]]
+    """Sum of the losses of some rows, and over how many predictions."""
+    initialize: Callable[[nn.Module], None] | None = None
+    """Fills a model born on meta, where the model can be."""
+
+
+def text_rows(count: int, generator: torch.Generator) -> list[Tensor]:
+    """Rows of 3 to LENGTH tokens: ranks get different numbers of them."""
+    lengths = torch.randint(3, LENGTH + 1, (count,), generator=generator).tolist()
+    return [torch.randint(5, VOCAB, (length,), generator=generator) for length in lengths]
+
+
+def padded(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Rows right-padded to LENGTH + 1 [B, T], and which tokens are real."""
+    ids = torch.zeros((len(rows), LENGTH), dtype=torch.int64)
+    valid = torch.zeros((len(rows), LENGTH), dtype=torch.bool)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = row
+        valid[i, : len(row)] = True
+    return ids, valid
+
+
+def next_token_loss(logits: Tensor, ids: Tensor, valid: Tensor) -> tuple[Tensor, int]:
+    labels = ids[:, 1:].masked_fill(~valid[:, 1:], -100)
+    loss = F.cross_entropy(logits[:, :-1].float().flatten(0, 1), labels.flatten(), reduction="sum")
+    return loss, int((labels != -100).sum())
+
+
+def _our_gpt2() -> nn.Module:
+    from mainspring.nn import Transformer, TransformerConfig, initialize
+
+    config = TransformerConfig(d_model=32, n_heads=4, n_layers=3, d_ff=80, vocab_size=VOCAB,
+                               max_positions=LENGTH)
+    model = Transformer(config)
+    if not next(model.parameters()).is_meta:
+        initialize(model, seed=1)
+    return model
+
+
+def _our_initialize(model: nn.Module) -> None:
+    from mainspring.nn import initialize
+
+    initialize(model, seed=1)
+
+
+def _our_loss(model: nn.Module, rows: list[Tensor]) -> tuple[Tensor, int]:
+    from mainspring.data.batch import causal_batch
+
+    ids, valid = padded(rows)
+    return next_token_loss(model(causal_batch(ids, valid=valid)).logits, ids, valid)
+
+
+def _hf_gpt2() -> nn.Module:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(vocab_size=VOCAB, n_positions=LENGTH, n_embd=32, n_layer=2, n_head=4, use_cache=False,
+                        bos_token_id=0, eos_token_id=0,
+                        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+    return GPT2LMHeadModel(config)
+
+
+def _hf_bert() -> nn.Module:
+    from transformers import BertConfig, BertForMaskedLM
+
+    config = BertConfig(vocab_size=VOCAB, max_position_embeddings=LENGTH, hidden_size=32, num_hidden_layers=2,
+                        num_attention_heads=4, intermediate_size=64, hidden_dropout_prob=0.0,
+                        attention_probs_dropout_prob=0.0)
+    return BertForMaskedLM(config)
+
+
+def _hf_loss(model: nn.Module, rows: list[Tensor]) -> tuple[Tensor, int]:
+    ids, valid = padded(rows)
+    logits = model(input_ids=ids, attention_mask=valid.long()).logits
+    return next_token_loss(logits, ids, valid)
+
+
+class Cnn(nn.Module):
+    """Stages of strided convolutions with group norm, then a classifier; memory in channels-last order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.stages = nn.ModuleList(
+            nn.Sequential(nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 8, 3, stride=2, padding=1))
+            for _ in range(3))
+        self.classify = nn.Linear(8, 7)
+        self.register_buffer("mean", torch.randn(3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.stem(images - self.mean)
+        for stage in self.stages:
+            x = stage(x)
+        return self.classify(x.mean((2, 3)))
+
+
+def _cnn() -> nn.Module:
+    return Cnn().to(memory_format=torch.channels_last)
+
+
+def _image_rows(count: int, generator: torch.Generator) -> list[tuple[Tensor, int]]:
+    labels = torch.randint(0, 7, (count,), generator=generator).tolist()
+    return [(torch.randn(3, 16, 16, generator=generator), label) for label in labels]
+
+
+def _image_loss(model: nn.Module, rows: list[tuple[Tensor, int]]) -> tuple[Tensor, int]:
+    logits = model(torch.stack([image for image, _ in rows]))
+    labels = torch.tensor([label for _, label in rows])
+    return F.cross_entropy(logits.float(), labels, reduction="sum"), len(rows)
+
+
+class Awkward(nn.Module):
+    """Tied weights, a frozen part, layers that share one, a part used by some rows only, and one by none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(VOCAB, 16)
+        self.layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(4))
+        self.layers[3].weight = self.layers[0].weight  # one parameter in two blocks
+        self.layers[1].requires_grad_(False)
+        self.extra = nn.Linear(16, 16)
+        self.idle = nn.Linear(16, 16)
+        self.head = nn.Linear(16, VOCAB, bias=False)
+        self.head.weight = self.embed.weight
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embed(ids)
+        for layer in self.layers:
+            x = x + torch.tanh(layer(x))
+        if bool((ids[:, 0] < 20).any()):
+            x = torch.where((ids[:, :1] < 20)[..., None], x + self.extra(x), x)
+        return self.head(x * self.scale)
+
+
+def _awkward_loss(model: nn.Module, rows: list[Tensor]) -> tuple[Tensor, int]:
+    ids, valid = padded(rows)
+    return next_token_loss(model(ids), ids, valid)
+
+
+EXAMPLES: dict[str, Example] = {
+    "ours-gpt2": Example(_our_gpt2, text_rows, _our_loss, _our_initialize),
+    "hf-gpt2": Example(_hf_gpt2, text_rows, _hf_loss),
+    "hf-bert": Example(_hf_bert, text_rows, _hf_loss),
+    "cnn": Example(_cnn, _image_rows, _image_loss),
+    "awkward": Example(Awkward, text_rows, _awkward_loss),
+}
