@@ -134,10 +134,9 @@ class _Builder:
         self._start()
         streams = self._encode(vocabulary, threshold)
         counts = self.report.documents
-        if self.holdout > 0 and min(counts.values()) == 0 and sum(counts.values()) > 1:
-            streams = self._encode(
-                vocabulary, self.smallest + 1
-            )  # few documents, and chance put all on one side
+        if self.holdout > 0 and min(counts.values()) == 0 < sum(counts.values()):
+            # Few documents, and chance put all on one side: hold out one of several, none of one.
+            streams = self._encode(vocabulary, self.smallest + 1 if sum(counts.values()) > 1 else 0)
         self._finish(vocabulary, streams)
         self.report.seconds = time.perf_counter() - self.began
         return self.report

@@ -166,7 +166,7 @@ def _parse(files: list[SourceFile], processes: int) -> Generator[tuple[SourceFil
             for _ in range(processes)
         ]
         for worker in workers:
-            stack.callback(worker.kill)
+            stack.callback(_stop, worker)
         for worker in workers * 2:  # one batch in work and one waiting, each short enough for the pipe
             if batches:
                 asked.append((worker, _ask(worker, batches.popleft())))
@@ -182,6 +182,13 @@ def _answer(line: bytes, batch: list[SourceFile]) -> list[_Answer]:
     if not line.endswith(b"\n"):  # the worker died, for want of memory perhaps: do its work here
         return [docstring_worker.module_documentation(file.path, file.module) for file in batch]
     return [([(heading, doc) for heading, doc in parts], fault) for parts, fault in json.loads(line)]
+
+
+def _stop(worker: subprocess.Popen[bytes]) -> None:
+    worker.kill()
+    assert worker.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # a request that it did not live to take
+        worker.stdin.close()
 
 
 def _ask(worker: subprocess.Popen[bytes], batch: list[SourceFile]) -> list[SourceFile]:

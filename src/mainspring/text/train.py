@@ -9,6 +9,8 @@ BERT's normalisation.
 from __future__ import annotations
 
 import json
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
@@ -29,6 +31,8 @@ SPECIALS: dict[Kind, tuple[str, ...]] = {
     "wordpiece": ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
 }
 """Special tokens of each kind; they take the first ids in this order."""
+
+_COVERAGE = 0.9995
 
 PIECE = 1 << 16
 """Characters of a long text that the trainers see at a time."""
@@ -170,13 +174,14 @@ def _wordpiece(texts: Iterable[str], spec: TokenizerSpec, specials: list[str]) -
 
 
 def _unigram(texts: Iterable[str], spec: TokenizerSpec, specials: list[str]) -> tokenizers.Tokenizer:
+    room = spec.vocab_size - 256
     inner = tokenizers.Tokenizer(models.Unigram())
     inner.normalizer = normalizers.NFKC()
     inner.pre_tokenizer = pre_tokenizers.Metaspace()
     inner.train_from_iterator(
-        texts,
+        _without_rare_letters(texts, at_most=(room - len(specials)) // 2),
         trainers.UnigramTrainer(
-            vocab_size=spec.vocab_size - 256,
+            vocab_size=room,
             special_tokens=[_special(t) for t in specials],
             unk_token="<unk>",
             show_progress=False,
@@ -194,6 +199,24 @@ def _unigram(texts: Iterable[str], spec: TokenizerSpec, specials: list[str]) -> 
         ]
     )
     return inner
+
+
+def _without_rare_letters(texts: Iterable[str], at_most: int) -> Iterator[str]:
+    """Texts in which letters that the vocabulary has no room for are spaces; bytes will spell them.
+
+    Letters beyond a coverage of 99.95 % are rare, as in SentencePiece (Kudo and Richardson 2018, 3.1).
+    """
+    held = [unicodedata.normalize("NFKC", text) for text in texts]
+    counts: Counter[str] = Counter()
+    for text in held:
+        counts.update(text)
+    room, covered, total = max(1, at_most), 0, counts.total()
+    rare: dict[int, str] = {}
+    for place, (letter, count) in enumerate(sorted(counts.items(), key=lambda item: (-item[1], item[0]))):
+        if place >= room or covered > _COVERAGE * total:
+            rare[ord(letter)] = " "
+        covered += count
+    return (text.translate(rare) for text in held)
 
 
 def _add_byte_fallback(model: dict[str, Any], after: int) -> None:
