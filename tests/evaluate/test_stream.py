@@ -24,8 +24,13 @@ def rows(documents: list[list[int]], seq_len: int) -> list[TokenBatch]:
         width = len(labels)
         pad = seq_len - width
         valid = torch.tensor([[True] * width + [False] * pad])
-        batches.append(causal_batch(torch.tensor([window[:-1] + [0] * pad]), valid=valid,
-                                    labels=torch.tensor([labels + [IGNORE] * pad])))
+        batches.append(
+            causal_batch(
+                torch.tensor([window[:-1] + [0] * pad]),
+                valid=valid,
+                labels=torch.tensor([labels + [IGNORE] * pad]),
+            )
+        )
     return batches
 
 

@@ -144,7 +144,8 @@ def _check(stream: Stream, vocab_size: int) -> None:
     if len(stream.ids) and not 0 <= int(stream.ids.min()) <= int(stream.ids.max()) < vocab_size:
         raise DataError(
             f"token ids run from {int(stream.ids.min())} to {int(stream.ids.max())}, but the vocabulary has "
-            f"{vocab_size} entries: the data was made with another tokenizer")
+            f"{vocab_size} entries: the data was made with another tokenizer"
+        )
 
 
 class _Counted(NamedTuple):

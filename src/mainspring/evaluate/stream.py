@@ -56,8 +56,11 @@ def labelled_stream(batches: Iterable[TokenBatch]) -> tuple[Stream, Bools]:
     scored: list[Bools] = []
     pending = IGNORE  # the label that awaits its token at the start of the next row
     for batch in batches:
-        labels_BT = np.full(tuple(batch.ids.shape), IGNORE, np.int64) if batch.labels is None \
+        labels_BT = (
+            np.full(tuple(batch.ids.shape), IGNORE, np.int64)
+            if batch.labels is None
             else batch.labels.numpy()
+        )
         for row, (ids, labels) in enumerate(zip(batch.ids.numpy(), labels_BT, strict=True)):
             if batch.valid is not None:
                 keep = batch.valid[row].numpy()

@@ -1,0 +1,175 @@
+"""`mainspring quickstart`: the whole way from text to a model that answers, in minutes, without a file or a
+network."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Self
+
+import typer
+
+from mainspring.cli.console import err, out
+from mainspring.cli.errors import INTERRUPTED
+from mainspring.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mainspring.recipes.quickstart import news
+
+
+def quickstart(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SECTION.FIELD=VALUE]...",
+            help="Settings in place of the recipe's: train.precision=fp32",
+            show_default=False,
+        ),
+    ] = None,
+    run_dir: Annotated[Path, typer.Option("--out", help="Run directory; the data goes inside.")] = Path(
+        "runs/quickstart"
+    ),
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Training steps; the recipe's where left out.", show_default=False),
+    ] = None,
+    minutes: Annotated[
+        float, typer.Option(help="Take fewer steps where by forecast they would take longer than this.")
+    ] = 4.0,
+    corpus_mb: Annotated[
+        float, typer.Option("--corpus-mb", help="Megabytes of documentation to learn from.")
+    ] = 16.0,
+    fresh: Annotated[
+        bool,
+        typer.Option(
+            "--fresh", help="Delete the run that an earlier quickstart left and begin anew; the corpus stays."
+        ),
+    ] = False,
+) -> None:
+    """Build a corpus, plan, train on two processes, evaluate, save, reload, complete prompts, report.
+
+    The corpus is the documentation of the installed Python modules and the Universal Declaration of Human
+    Rights in 388 languages. The same command again goes on where it stopped.
+    """
+    from mainspring.recipes.quickstart import Corpus, run
+    from mainspring.train.run import Run
+
+    if corpus_mb <= 0 or minutes <= 0:
+        raise ConfigError(f"--corpus-mb {corpus_mb:g} --minutes {minutes:g}: both should be above 0")
+    if fresh:
+        from mainspring.cli.train import clear
+
+        clear(Run(run_dir))
+    began = time.monotonic()
+    with Narrator() as narrator:
+        summary = run(
+            run_dir,
+            overrides=overrides or (),
+            steps=steps,
+            minutes=minutes,
+            corpus=Corpus(limit_bytes=round(corpus_mb * 1e6)),
+            tell=narrator,
+        )
+    if summary.status == "interrupted":
+        err().print(f"interrupted and saved; go on with: mainspring quickstart --out {run_dir}", markup=False)
+        raise typer.Exit(INTERRUPTED)
+    console = out()
+    seconds = time.monotonic() - began
+    console.print(f"\ndone in {int(seconds) // 60} min {int(seconds) % 60:02d} s", style="bold green")
+    console.print(f"  open   {summary.report}", markup=False)
+    console.print(f"  serve  mainspring serve {run_dir}", markup=False)
+
+
+class Narrator:
+    """Tells a person what the quickstart does; use it as a context."""
+
+    def __init__(self) -> None:
+        from mainspring.cli.data import BuildProgress
+
+        self._building = BuildProgress()
+        self._open = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def __call__(self, item: news.News) -> None:
+        """Take a piece of news."""
+        from mainspring.data.build import Progress
+        from mainspring.recipes.quickstart import news
+
+        if isinstance(item, Progress):
+            if not self._open:
+                self._open = True
+                self._building.__enter__()
+            self._building(item)
+            return
+        self._close()
+        console = out()
+        if isinstance(item, news.StageBegan):
+            titles = {
+                "corpus": "Text, tokenizer and token shards",
+                "plan": "The plan, before anything is allocated",
+                "train": "Training",
+                "evaluate": "Held-out text, beside n-gram models",
+                "reload": "Reloading the checkpoint, and three prompts",
+                "report": "The report",
+            }
+            console.print(f"\n{item.number}/{len(news.STAGES)}  {titles[item.stage]}", style="bold cyan")
+        else:
+            self._tell(item)
+
+    def _tell(self, item: news.News) -> None:
+        from mainspring.cli.data import show_build
+        from mainspring.cli.evaluate import show_comparison
+        from mainspring.cli.plan import show_forecast
+        from mainspring.recipes.quickstart import news
+
+        console = out()
+        if isinstance(item, news.CorpusReady):
+            if item.report is None:
+                console.print(
+                    f"{item.directory} is there: {item.train_tokens:,} tokens to train on, "
+                    f"{item.holdout_tokens:,} held out",
+                    markup=False,
+                )
+            else:
+                show_build(item.report)
+        elif isinstance(item, news.PlanReady):
+            show_forecast(item.forecast)
+            if item.shortened_from is not None:
+                console.print(
+                    f"{item.forecast.recipe.train.steps} steps instead of the recipe's "
+                    f"{item.shortened_from}: "
+                    "all of them would take longer than allowed here (--minutes)",
+                    markup=False,
+                    style="yellow",
+                )
+        elif isinstance(item, news.TrainingSkipped):
+            console.print(f"all {item.step} steps are done already (--fresh begins anew)", markup=False)
+        elif isinstance(item, news.Scored):
+            show_comparison(item.comparison)
+        elif isinstance(item, news.Reloaded):
+            console.print(
+                f"{item.checkpoint}: loaded; all {item.agreement.logits:,} logits of the probe are identical "
+                "to "
+                "the trained model's",
+                markup=False,
+            )
+        elif isinstance(item, news.Sampled):
+            console.print(f"\n[bold]{_plain(item.prompt)}[/]{_plain(item.completion.text)}")
+        elif isinstance(item, news.ReportWritten):
+            console.print(item.path, markup=False)
+
+    def _close(self) -> None:
+        if self._open:
+            self._open = False
+            self._building.__exit__()
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,38 @@
+"""`mainspring schema`: the JSON schema of a recipe, for editors and other programs."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from mainspring.cli.console import write_json
+
+
+class Subject(StrEnum):
+    """What a schema can be of."""
+
+    recipe = "recipe"
+    data = "data"
+    model = "model"
+
+
+def schema(
+    of: Annotated[
+        Subject,
+        typer.Argument(help="recipe: a run; data: what `data build` makes; model: the transformer's shape."),
+    ] = Subject.recipe,
+) -> None:
+    """Write the JSON schema of a recipe (or of another kind of configuration)."""
+    from mainspring.config import Section, json_schema
+    from mainspring.data.config import BuildConfig
+    from mainspring.nn.config import TransformerConfig
+    from mainspring.train.recipe import Recipe
+
+    sections: dict[Subject, type[Section]] = {
+        Subject.recipe: Recipe,
+        Subject.data: BuildConfig,
+        Subject.model: TransformerConfig,
+    }
+    write_json(json_schema(sections[of]))

@@ -1,0 +1,144 @@
+"""`mainspring train`: carry out a recipe, on as many processes as its plan asks for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mainspring.cli.console import err
+from mainspring.cli.errors import SIGNALLED
+from mainspring.cli.options import Overrides, RecipeName
+from mainspring.errors import UsageError
+
+if TYPE_CHECKING:
+    from mainspring.train.recipe import Recipe
+    from mainspring.train.run import Run
+
+
+def train(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--to", "--out", help="Run directory; runs/NAME where left out.", show_default=False),
+    ] = None,
+    nproc: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Data ranks to start on this machine: the same as plan.data=N.", show_default=False
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on although the recipe differs in what may change: length, learning rate, plan.",
+        ),
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Delete what the run directory holds of a run and begin anew.")
+    ] = False,
+) -> None:
+    """Train what a recipe describes. The same command again goes on from the newest checkpoint.
+
+    mainspring train gpt2-tiny data.path=runs/quickstart/data train.steps=50
+
+    Ctrl-C or SIGTERM: the step under way is finished and saved, then the run ends (exit code 130 or 143).
+    Under torchrun, on one machine or on several, each process is a rank of the run.
+    """
+    from mainspring.recipes import load
+    from mainspring.train.run import Run
+
+    if resume and fresh:
+        raise UsageError("--resume and --fresh exclude each other: go on with the run, or begin anew")
+    asked = load(recipe, [*(overrides or ()), *([f"plan.data={nproc}"] if nproc else [])])
+    named = Path(recipe)
+    run = Run(out or (named if (named / "recipe.toml").is_file() else Path("runs") / asked.name))
+    if "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        _as_rank(asked, run)
+        return
+    if fresh:
+        clear(run)
+    elif not resume:
+        _refuse_other(asked, run)
+    if asked.plan.world == 1:
+        _as_rank(asked, run)
+        return
+    from mainspring.train.launch import launch
+
+    run.dir.mkdir(parents=True, exist_ok=True)
+    run.write_recipe(asked)
+    code = launch(run.recipe, run.dir, asked.plan.world)
+    if code:
+        raise typer.Exit(code)
+
+
+def _as_rank(recipe: Recipe, run: Run) -> None:
+    """Be one rank of the run: alone, or one of those that torchrun started."""
+    from mainspring.cli.progress import ProgressSink
+    from mainspring.evaluate.probe import record
+    from mainspring.parallel.world import World
+    from mainspring.train.trainer import Trainer
+
+    with World.start(None if recipe.train.elastic else recipe.plan, threads=recipe.train.threads) as world:
+        if world.is_main:
+            with ProgressSink() as sink:
+                trainer = Trainer(recipe, run.dir, world, [sink])
+                result = trainer.fit()
+        else:
+            trainer = Trainer(recipe, run.dir, world)
+            result = trainer.fit()
+        if trainer.setup is not None and result.checkpoint is not None:
+            record(trainer.setup.model, run, result.step, world)
+        if result.status == "interrupted" and world.is_main:
+            err().print(f"saved; the same command goes on after step {result.step}", markup=False)
+    if result.signal is not None:
+        raise typer.Exit(SIGNALLED + result.signal)
+
+
+def _refuse_other(recipe: Recipe, run: Run) -> None:
+    """Refuse a run directory whose recipe is another one, naming what differs.
+
+    Raises:
+        UsageError: it is.
+    """
+    from mainspring.recipes.differences import differences
+
+    if not run.recipe.is_file():
+        return
+    found = differences(run.read_recipe(), recipe)
+    if found:
+        lines = "".join(
+            f"\n  {field}: the run has {before}, you ask for {now}" for field, before, now in found
+        )
+        raise UsageError(
+            f"{run.dir} holds a run of another recipe:{lines}\n"
+            "Choose another --out, go on with the run under the new settings with --resume, or begin anew "
+            "with --fresh"
+        )
+
+
+def clear(run: Run) -> None:
+    """Delete what a run has written; other files of the directory, its data among them, stay."""
+    import shutil
+
+    for folder in (run.checkpoints, run.tensorboard):
+        if folder.is_dir():
+            shutil.rmtree(folder)
+    from mainspring.evaluate.probe import probe_file
+
+    beside = (probe_file(run), run.dir / "summary.json")
+    for file in (
+        *beside,
+        run.recipe,
+        run.plan,
+        run.metrics,
+        run.tokenizer,
+        run.evaluation,
+        run.samples,
+        run.report,
+    ):
+        file.unlink(missing_ok=True)

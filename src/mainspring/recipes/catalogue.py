@@ -1,0 +1,51 @@
+"""The recipes that come with the package, found by name, and a person's own, found by path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.resources import files
+from pathlib import Path
+
+from mainspring.config import load_toml
+from mainspring.errors import ConfigError, suggest
+from mainspring.train.recipe import Recipe
+
+
+def names() -> list[str]:
+    """Names of the recipes in the package."""
+    return sorted(
+        p.name.removesuffix(".toml") for p in files(__package__).iterdir() if p.name.endswith(".toml")
+    )
+
+
+def path_of(name_or_path: str | Path) -> Path:
+    """The TOML file of a recipe: a name of the package's, a file, or a run directory (its `recipe.toml`).
+
+    Raises:
+        ConfigError: there is none; the message names the nearest.
+    """
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    if (path / "recipe.toml").is_file():
+        return path / "recipe.toml"
+    if str(name_or_path) in names():
+        return Path(str(files(__package__))) / f"{name_or_path}.toml"
+    if path.is_dir():
+        raise ConfigError(
+            f"{path}: a directory without recipe.toml is not a run; give a recipe (TOML file or name: "
+            f"{', '.join(names())})"
+        )
+    raise ConfigError(
+        f"recipe {str(name_or_path)!r}: there is no such file, and no recipe of that name; "
+        f"{suggest(str(name_or_path), names())}"
+    )
+
+
+def load(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe by name or path and apply dotted overrides (`train.steps=100`).
+
+    Raises:
+        ConfigError: there is no such recipe, or it or an override does not fit.
+    """
+    return load_toml(Recipe, path_of(name_or_path), overrides)

@@ -1,0 +1,99 @@
+"""What the quickstart tells while it works."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mainspring.data.build import BuildReport, Progress
+from mainspring.evaluate.comparison import Comparison
+from mainspring.evaluate.probe import Agreement
+from mainspring.infer.completion import Completion
+from mainspring.recipes.forecast import Forecast
+
+STAGES = ("corpus", "plan", "train", "evaluate", "reload", "report")
+"""The six steps in order."""
+
+
+@dataclass(frozen=True)
+class StageBegan:
+    """A step begins."""
+
+    stage: str
+    """One of `STAGES`."""
+    number: int
+    """Its place, from 1."""
+
+
+@dataclass(frozen=True)
+class CorpusReady:
+    """Token shards and tokenizer are there."""
+
+    directory: str
+    report: BuildReport | None
+    """What was built; None where it was there already."""
+    train_tokens: int
+    holdout_tokens: int
+
+
+@dataclass(frozen=True)
+class PlanReady:
+    """What training will take."""
+
+    forecast: Forecast
+    shortened_from: int | None = None
+    """Steps of the recipe, where the time allowed is not enough for them on this machine."""
+
+
+@dataclass(frozen=True)
+class TrainingSkipped:
+    """The run has all its steps already."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The model beside the baselines."""
+
+    comparison: Comparison
+
+
+@dataclass(frozen=True)
+class Reloaded:
+    """The checkpoint was loaded, and its logits compared with the trained model's."""
+
+    checkpoint: str
+    agreement: Agreement
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A prompt was completed."""
+
+    prompt: str
+    completion: Completion
+
+
+@dataclass(frozen=True)
+class ReportWritten:
+    """The report is there."""
+
+    path: str
+
+
+News = (
+    StageBegan
+    | CorpusReady
+    | PlanReady
+    | TrainingSkipped
+    | Scored
+    | Reloaded
+    | Sampled
+    | ReportWritten
+    | Progress
+)
+"""Anything that is told."""
+
+Listener = Callable[[News], None]
+"""Takes the news in order."""
