@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mainspring.nn.cache import LayerCache
 from mainspring.nn.config import TransformerConfig
 from mainspring.nn.gate import PositionGate
+from mainspring.nn.linear import Linear
 from mainspring.nn.positions import Angles, rotate
 
 
@@ -46,8 +47,8 @@ class SelfAttention(nn.Module):
             config.attention_scale,
             config.attention_dropout,
         )
-        self.qkv = nn.Linear(config.d_model, 3 * inner, bias=config.bias)
-        self.out = nn.Linear(inner, config.d_model, bias=config.bias)
+        self.qkv = Linear(config.d_model, 3 * inner, bias=config.bias)
+        self.out = Linear(inner, config.d_model, bias=config.bias)
         gated = config.t5_bias is not None and config.t5_bias.gate is not None
         self.gate = PositionGate(config) if gated else None
 
@@ -83,9 +84,9 @@ class CrossAttention(nn.Module):
             config.attention_scale,
             config.attention_dropout,
         )
-        self.q = nn.Linear(config.d_model, inner, bias=config.bias)
-        self.kv = nn.Linear(config.d_model, 2 * inner, bias=config.bias)
-        self.out = nn.Linear(inner, config.d_model, bias=config.bias)
+        self.q = Linear(config.d_model, inner, bias=config.bias)
+        self.kv = Linear(config.d_model, 2 * inner, bias=config.bias)
+        self.out = Linear(inner, config.d_model, bias=config.bias)
 
     def forward(
         self, x: Tensor, memory: Tensor | None, sight: Sight, store: LayerCache | None = None

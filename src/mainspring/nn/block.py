@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from mainspring.nn.attention import CrossAttention, SelfAttention, Sight
 from mainspring.nn.cache import LayerCache
 from mainspring.nn.config import Activation, TransformerConfig
+from mainspring.nn.linear import Linear
 
 
 def make_norm(config: TransformerConfig, width: int | None = None) -> nn.LayerNorm | nn.RMSNorm:
@@ -48,8 +49,8 @@ class FeedForward(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.gated, self.activation = config.gated, activate(config.activation)
-        self.up = nn.Linear(config.d_model, config.d_ff * (2 if config.gated else 1), bias=config.bias)
-        self.down = nn.Linear(config.d_ff, config.d_model, bias=config.bias)
+        self.up = Linear(config.d_model, config.d_ff * (2 if config.gated else 1), bias=config.bias)
+        self.down = Linear(config.d_ff, config.d_model, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, T, D] -> [B, T, D]."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mainspring.data.batch import TokenBatch
 from mainspring.nn.block import make_norm
 from mainspring.nn.config import TransformerConfig
+from mainspring.nn.linear import Linear
 from mainspring.nn.positions import sinusoids
 
 
@@ -28,7 +29,7 @@ class Embeddings(nn.Module):
         self.segment = nn.Embedding(config.type_vocab, width) if config.type_vocab else None
         self.language = nn.Embedding(config.languages, width) if config.languages else None
         self.norm = make_norm(config, width) if config.embed_norm else None
-        self.project = nn.Linear(width, config.d_model) if width != config.d_model else None
+        self.project = Linear(width, config.d_model) if width != config.d_model else None
 
     def forward(self, batch: TokenBatch, *, shared_positions: bool = False) -> Tensor:
         """Embed a batch.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mainspring.nn.block import activate, make_norm
 from mainspring.nn.config import TransformerConfig
+from mainspring.nn.linear import Linear, linear
 
 
 class LanguageHead(nn.Module):
@@ -18,7 +18,7 @@ class LanguageHead(nn.Module):
         self.vocab_size = config.vocab_size
         self.activation = activate(config.activation)
         width, transform = config.embed_width, config.head_transform
-        self.transform = nn.Linear(config.d_model, width, bias=config.bias) if transform else None
+        self.transform = Linear(config.d_model, width, bias=config.bias) if transform else None
         self.norm = make_norm(config, width) if transform else None
         self.table = None if config.tied else nn.Embedding(config.rows, width)
         self.bias = nn.Parameter(torch.zeros(config.rows)) if config.head_bias else None
@@ -40,7 +40,7 @@ class LanguageHead(nn.Module):
         if table.shape[0] != self.vocab_size:
             table = table[: self.vocab_size]
             bias = None if bias is None else bias[: self.vocab_size]
-        return F.linear(hidden, table, bias)
+        return linear(hidden, table, bias)
 
 
 class ReplacedHead(nn.Module):
@@ -49,8 +49,8 @@ class ReplacedHead(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.activation = activate(config.activation)
-        self.dense = nn.Linear(config.d_model, config.d_model)
-        self.score = nn.Linear(config.d_model, 1)
+        self.dense = Linear(config.d_model, config.d_model)
+        self.score = Linear(config.d_model, 1)
 
     def forward(self, hidden: Tensor, embedding: Tensor) -> Tensor:
         """hidden [..., d_model] -> [..., 1], above 0 where replaced is likelier; `embedding` is not used."""
@@ -78,8 +78,8 @@ class Pooler(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.d_model, config.d_model)
-        self.pair = nn.Linear(config.d_model, config.pair_classes) if config.pair_classes else None
+        self.dense = Linear(config.d_model, config.d_model)
+        self.pair = Linear(config.d_model, config.pair_classes) if config.pair_classes else None
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
         """hidden [B, T, D] -> summary [B, D] and class scores [B, pair_classes], if there are any."""

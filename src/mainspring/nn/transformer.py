@@ -193,13 +193,13 @@ class Transformer(nn.Module):
         config = self.config
         for module in self.modules():
             declare(module, Initial(config.init_std))
+            if isinstance(module, PositionGate):
+                declare(module, Initial(vector=1.0))
         for stack in (self.encoder, self.layers):
             blocks = [b for b in stack or () if isinstance(b, Block)]
             into = [module for block in blocks for module in block.into_residual()]
             for module in into if config.scale_residual else ():
                 declare(module, Initial(config.init_std / len(into) ** 0.5))
-            if isinstance(module, PositionGate):
-                declare(module, Initial(vector=1.0))
         head = self.head.table if isinstance(self.head, LanguageHead) else None
         for table in (self.embeddings.token, head):
             if table is not None:
