@@ -25,6 +25,7 @@ def test_health_and_readiness(client: TestClient) -> None:
 def test_not_ready_before_it_starts_and_after_it_stops(engine: Scripted) -> None:
     app = create_app({"m": engine})
     assert TestClient(app).get("/readyz").status_code == 503
+    assert TestClient(app).post("/v1/completions", json={"prompt": "x"}).status_code == 503
     with TestClient(app) as client:
         assert client.get("/readyz").status_code == 200
     assert TestClient(app).get("/readyz").status_code == 503

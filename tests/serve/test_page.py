@@ -8,14 +8,23 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+
 from support.scripted import Served
 
 SERVER = Path(__file__).with_name("serve_scripted.py")
 CHROMIUM = Path("/usr/bin/chromium")
-ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-             "--disable-background-networking", "--disable-component-update", "--disable-sync"]
-EVIL = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>&lt;b&gt; <b>bold</b>\n\n"
-TEXT = EVIL + "wörld 🐈 " + "and so on " * 30
+ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+EVIL = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
+TEXT = EVIL + "&lt;b&gt; <b>bold</b>\n\nwörld 🐈 " + "and so on " * 30
 PHONE = {"width": 360, "height": 740}
 
 
@@ -27,7 +36,15 @@ def test_the_page_is_one_file_that_may_load_nothing(client: TestClient) -> None:
     assert "connect-src 'self'" in policy
     assert policy.count("'sha256-") == 2
     assert "unsafe" not in policy
-    for words in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "//cdn", "@import"):
+    for words in (
+        "innerHTML",
+        "outerHTML",
+        "insertAdjacentHTML",
+        "document.write",
+        "eval(",
+        "//cdn",
+        "@import",
+    ):
         assert words not in response.text
 
 
@@ -38,7 +55,9 @@ class Watched:
         self.page, self.url = page, url
         self.complaints: list[str] = []
         self.requests: list[str] = []
-        page.on("console", lambda m: self.complaints.append(m.text) if m.type in ("error", "warning") else None)
+        page.on(
+            "console", lambda m: self.complaints.append(m.text) if m.type in ("error", "warning") else None
+        )
         page.on("pageerror", lambda e: self.complaints.append(str(e)))
         page.on("request", lambda r: self.requests.append(r.url))
 
@@ -71,7 +90,10 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with sync_api.sync_playwright() as playwright:
         context = playwright.chromium.launch_persistent_context(
-            str(tmp_path_factory.mktemp("profile")), executable_path=str(CHROMIUM), args=ARGUMENTS, headless=True
+            str(tmp_path_factory.mktemp("profile")),
+            executable_path=str(CHROMIUM),
+            args=ARGUMENTS,
+            headless=True,
         )
         yield context
         context.close()
@@ -125,7 +147,10 @@ def test_a_person_generates_stops_and_is_told_of_errors(watched: Watched, tmp_pa
     page.screenshot(path=tmp_path / "done.png", full_page=True)
 
     # Stop, by button and by key.
-    for stop in (lambda: page.get_by_role("button", name="Stop").click(), lambda: page.keyboard.press("Escape")):
+    for stop in (
+        lambda: page.get_by_role("button", name="Stop").click(),
+        lambda: page.keyboard.press("Escape"),
+    ):
         page.get_by_role("button", name="Generate").click()
         watched.until(lambda: len(watched.completion()) > 3)
         stop()
@@ -146,7 +171,9 @@ def test_a_person_generates_stops_and_is_told_of_errors(watched: Watched, tmp_pa
     page.get_by_role("button", name="Generate").click()
     watched.until(lambda: "64 positions" in page.get_by_role("alert").text_content())
     page.screenshot(path=tmp_path / "error.png", full_page=True)
-    assert all("400" in complaint for complaint in watched.complaints)  # the browser notes the refused request
+    assert all(
+        "400" in complaint for complaint in watched.complaints
+    )  # the browser notes the refused request
     assert watched.requests
     assert all(url.startswith((watched.url, "data:")) for url in watched.requests)
 
@@ -171,7 +198,8 @@ def test_phone_and_dark(watched: Watched, tmp_path: Path) -> None:
 def test_every_control_has_a_name_and_the_keyboard_reaches_it(watched: Watched) -> None:
     page = watched.page
     names = page.evaluate(
-        """[...document.querySelectorAll('input, select, textarea, button')].filter(e => e.offsetParent !== null)
+        """[...document.querySelectorAll('input, select, textarea, button')]
+        .filter(e => e.offsetParent !== null)
         .map(e => e.labels && e.labels.length ? e.labels[0].textContent : e.textContent.trim())"""
     )
     assert names == ["Prompt", "Temperature", "Max tokens", "Seed", "Generate", "Stop"]

@@ -94,6 +94,8 @@ def create_app(engines: Mapping[str, TextGenerator], *, limits: Limits | None = 
         name = _model(engines, body.model)
         _check(body, limits)
         options = body.options(seed=secrets.randbelow(MAX_SEED))
+        if name not in workers:
+            raise ApiError(503, "the server is starting; try again soon", kind="server_error")
         generation = await asyncio.to_thread(engines[name].start, body.prompts(), options)
         try:
             job = workers[name].submit(generation)

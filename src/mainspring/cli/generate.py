@@ -1,0 +1,107 @@
+"""mainspring generate: continue a prompt."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mainspring.errors import UsageError
+
+if TYPE_CHECKING:
+    from mainspring.infer import Engine, GenerateOptions
+
+
+def generate(
+    path: Annotated[
+        Path, typer.Argument(help="Run, checkpoint (RUN/checkpoints/step-...) or Hugging Face directory.")
+    ],
+    prompt: Annotated[str, typer.Argument(help="Text to continue; - reads it from standard input.")],
+    max_tokens: Annotated[int, typer.Option(help="Tokens to generate at most.")] = 64,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            help="0 takes the most probable token; higher is more varied.", show_default="0.8; with beams 0"
+        ),
+    ] = None,
+    top_k: Annotated[int, typer.Option(help="Sample among this many tokens; 0 is all.")] = 0,
+    top_p: Annotated[
+        float, typer.Option(help="Sample among the tokens that make up this probability.")
+    ] = 1.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1 makes repetition less probable.")] = 1.0,
+    beams: Annotated[
+        int, typer.Option(help="Beam search with this many hypotheses; needs --temperature 0.")
+    ] = 1,
+    length_penalty: Annotated[float, typer.Option(help="Beam search: above 0 favours long texts.")] = 1.0,
+    n: Annotated[int, typer.Option("--n", "-n", help="Number of completions.")] = 1,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="End before this text; may be given several times.")
+    ] = None,
+    echo: Annotated[bool, typer.Option("--echo", help="Print the prompt before its completion.")] = False,
+    stream: Annotated[bool, typer.Option(help="Print the text as it comes.")] = True,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the completions with all that is known, as JSON.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1.")] = "cpu",
+) -> None:
+    """Continue a prompt with a trained model.
+
+    mainspring generate runs/quickstart "Once upon a time" --seed 7
+    """
+    from mainspring.infer import Engine, GenerateOptions
+
+    if temperature is None:
+        temperature = 0.8 if beams == 1 else 0.0
+    options = GenerateOptions(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        repetition_penalty=repetition_penalty,
+        num_beams=beams,
+        length_penalty=length_penalty,
+        n=n,
+        seed=seed,
+        stop=tuple(stop or ()),
+        echo=echo,
+    )
+    text = _stdin() if prompt == "-" else prompt
+    engine = Engine.load(path, device)
+    if as_json:
+        completions = [asdict(completion) for completion in engine.generate([text], options)]
+        _write(json.dumps(completions, indent=2, ensure_ascii=False) + "\n")
+    elif stream and n == 1:
+        _stream(engine, text, options)
+    else:
+        for completion in engine.generate([text], options):
+            _write(f"[{completion.index + 1}]\n" * (n > 1) + completion.text + "\n")
+
+
+def _stream(engine: Engine, text: str, options: GenerateOptions) -> None:
+    pieces = engine.stream(text, options)
+    try:
+        for piece in pieces:
+            _write(piece.text)
+    finally:
+        _write("\n")
+
+
+def _write(text: str) -> None:
+    """Write text at once, as UTF-8 where the terminal takes it."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+    sys.stdout.flush()
+
+
+def _stdin() -> str:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"standard input is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}"
+        ) from error
