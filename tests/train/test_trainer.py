@@ -48,7 +48,7 @@ def test_a_run_learns_and_leaves_all_its_files(data: Path, tmp_path: Path) -> No
     assert json.loads(run.plan.read_text())["batch"] == {
         "rows": 8, "rows_per_rank": 8, "micro_rows": 8, "accumulation": 1}
     assert run.tokenizer.is_file()
-    assert [line["event"] for line in read(run.metrics)][0] == "run_started"
+    assert next(read(run.metrics))["event"] == "run_started"
     assert {line["step"]: line["loss"] for line in read(run.metrics) if line["event"] == "step_done"} == curve
     assert [p.name for p in ck.complete(run.checkpoints)] == ["step-00000038", "step-00000040"]
     assert result.checkpoint == run.checkpoints / "step-00000040"
@@ -92,7 +92,8 @@ def test_resuming_is_bit_equal(data: Path, tmp_path: Path, precision: str) -> No
     assert losses(told) == {s: v for s, v in losses(through).items() if s > 4}
     assert result.loss == losses(through)[6]
     same_state(final_state(tmp_path / "cut"), final_state(tmp_path / "through"))
-    steps = [line["step"] for line in read(tmp_path / "cut" / "metrics.jsonl") if line["event"] == "step_done"]
+    lines = read(tmp_path / "cut" / "metrics.jsonl")
+    steps = [line["step"] for line in lines if line["event"] == "step_done"]
     assert steps == [1, 2, 3, 4, 5, 6], "steps done twice are in the file once"
 
 
@@ -155,7 +156,8 @@ def test_clipping_bounds_the_update(data: Path, tmp_path: Path) -> None:
     ({"train__seed": 4}, "train.seed was 3 and is 4"),
     ({"train__batch_tokens": 256}, "train.batch_tokens was 128 and is 256"),
 ])
-def test_another_run_in_the_folder_is_refused(data: Path, tmp_path: Path, change: dict[str, int], said: str) -> None:
+def test_another_run_in_the_folder_is_refused(data: Path, tmp_path: Path, change: dict[str, int],
+                                              said: str) -> None:
     fit(recipe(data, train__steps=2), tmp_path)
     with pytest.raises(CheckpointError, match=f"of another run: .*{said}"):
         fit(recipe(data, train__steps=2, **change), tmp_path)
@@ -195,10 +197,11 @@ def poisoned_run(data: Path, folder: Path, name: str, value: float, **changes: o
 
 
 def test_a_parameter_that_is_not_finite_is_named(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(NonFiniteError, match=r"step 4: .*parameter 'weight' of module 'layers\.1\.\S+' \(Linear\): 1 NaN"):
+    said = r"step 4: .*parameter 'weight' of module 'layers\.1\.\S+' \(Linear\): 1 NaN"
+    with pytest.raises(NonFiniteError, match=said):
         poisoned_run(data, tmp_path, _some_linear(data), math.nan)
     assert ck.latest(tmp_path / "checkpoints") == tmp_path / "checkpoints" / "step-00000002"
-    assert [line for line in read(tmp_path / "metrics.jsonl")][-1]["status"] == "failed"
+    assert list(read(tmp_path / "metrics.jsonl"))[-1]["status"] == "failed"
 
 
 def _some_linear(data: Path) -> str:
@@ -210,7 +213,8 @@ def _some_linear(data: Path) -> str:
 
 
 def test_an_activation_that_is_not_finite_is_named(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(NonFiniteError, match=r"step 4: .*output\S* of module '\S+' \(\w+\): \d+ NaN and \d+ infinite"):
+    said = r"step 4: .*output\S* of module '\S+' \(\w+\): \d+ NaN and \d+ infinite"
+    with pytest.raises(NonFiniteError, match=said):
         poisoned_run(data, tmp_path, "embeddings.token.weight", 3e38, data__seq_len=16)
 
 
@@ -231,7 +235,8 @@ def test_skipping_leaves_the_step_out_and_goes_on(data: Path, tmp_path: Path,
     monkeypatch.setattr(CausalLM, "loss", sometimes)
     result, told, _ = fit(recipe(data, train__on_nonfinite="skip"), tmp_path)
     skipped = [e for e in told if isinstance(e, ev.StepSkipped)]
-    assert [(e.step, e.skipped) for e in skipped] == [(3, 1)] and "gradient of the output" in skipped[0].reason
+    assert [(e.step, e.skipped) for e in skipped] == [(3, 1)]
+    assert "gradient of the output" in skipped[0].reason
     assert list(losses(told)) == [1, 2, 4, 5, 6] and result.status == "finished"
     last = ck.latest(tmp_path / "checkpoints")
     assert last is not None and ck.Manifest.read(last).run["skipped"] == 1

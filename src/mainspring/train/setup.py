@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from mainspring import models, objectives, optim, parallel, planner
+from mainspring.config import parse
 from mainspring.data.dataset import TokenData
 from mainspring.nn import Transformer, TransformerConfig, initialize
 from mainspring.objectives import MaskedConfig, Objective, Vocabulary
@@ -86,7 +87,7 @@ def _measure(recipe: Recipe, world: World) -> Machine:
         told = [machine.model_dump(mode="json")]
     if dist.is_initialized():
         dist.broadcast_object_list(told, src=0)
-    return Machine(**told[0])
+    return parse(Machine, told[0])
 
 
 def _predicted(recipe: Recipe) -> float:
