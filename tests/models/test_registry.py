@@ -43,7 +43,7 @@ def test_unknown_names_suggest_the_nearest():
         parse(ModelConfig, {"family": "gpt2", "preset": "smal"})
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
 def test_tiny_twin_learns(family):
     config = resolve(ModelConfig(family=family, preset="tiny"), 40)
     model = initialize(Transformer(config), 0)

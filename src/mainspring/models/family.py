@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from mainspring.models.weights import WeightMap
 from mainspring.nn.config import TransformerConfig
 
@@ -28,3 +30,5 @@ class Family:
 
     Raises WeightsError where the transformer cannot be it.
     """
+    upgrade: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda theirs: theirs
+    """Older layouts of the weights to the one that `weights` reads; others are returned as they are."""

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mainspring.errors import WeightsError, suggest
+from mainspring.models.family import Family
 from mainspring.models.hf import VOCAB_ROWS
 from mainspring.models.registry import FAMILIES, ModelConfig
 from mainspring.nn.config import TransformerConfig
@@ -67,9 +68,12 @@ def export_hf(
     weights = {n: t.detach().cpu().contiguous() for n, t in family.weights.write(state, config).items()}
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
-    specials: dict[str, int | None] = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    roles = ("bos_token_id", "eos_token_id", "pad_token_id")
+    specials: dict[str, int | None] = {role: values.get(role) for role in roles}
     if tokenizer_json is not None:
-        specials |= _write_tokenizer(Tokenizer.load(tokenizer_json), config, out)
+        tokenizer = Tokenizer.load(tokenizer_json)
+        _check_padding(tokenizer, config)
+        specials |= _write_tokenizer(tokenizer, config, out)
     _write_weights(weights, out, shard_bytes)
     generates = any(a.endswith("LMHeadModel") for a in values["architectures"])
     if generates:
@@ -80,13 +84,15 @@ def export_hf(
     return out
 
 
-def import_hf(path: str | Path, *, allow_missing: bool = False) -> Imported:
+def import_hf(path: str | Path, *, allow_missing: bool = False, family: str | None = None) -> Imported:
     """Read a model from the Hugging Face layout.
 
     Args:
         path: the folder.
         allow_missing: accept a checkpoint without some of the model's tensors (a bare encoder without its
             prediction head) and list them.
+        family: name of the family, where several share a published layout (None: by the model type, the
+            first of them).
 
     Raises:
         WeightsError: the folder has no config.json or no safetensors, its model type is unknown, a file is
@@ -95,14 +101,32 @@ def import_hf(path: str | Path, *, allow_missing: bool = False) -> Imported:
     folder = Path(path)
     values = _read_json(folder / "config.json")
     model_type = str(values.get("model_type"))
-    family = next((f for f in FAMILIES.values() if f.model_type == model_type), None)
-    if family is None:
+    kind = _family(folder, model_type) if family is None else FAMILIES.get(family)
+    if kind is None:
+        raise WeightsError(f"family = {family!r}: no such family; {suggest(str(family), FAMILIES)}")
+    weights = kind.upgrade(_read_weights(folder))
+    config = kind.from_hf(values, weights.keys())
+    state, missing = kind.weights.read(weights, config, allow_missing=allow_missing)
+    return Imported(kind.name, config, state, missing)
+
+
+def _family(folder: Path, model_type: str) -> Family:
+    found = next((f for f in FAMILIES.values() if f.model_type == model_type), None)
+    if found is None:
         known = [f.model_type for f in FAMILIES.values()]
         raise WeightsError(f"{folder}: no family has model_type {model_type!r}; {suggest(model_type, known)}")
-    weights = _read_weights(folder)
-    config = family.from_hf(values, weights.keys())
-    state, missing = family.weights.read(weights, config, allow_missing=allow_missing)
-    return Imported(family.name, config, state, missing)
+    return found
+
+
+def _check_padding(tokenizer: Tokenizer, config: TransformerConfig) -> None:
+    """Where positions have an offset, transformers reads it as the padding token's number plus one."""
+    scheme = config.absolute or config.sinusoidal
+    if scheme is not None and scheme.offset and tokenizer.pad != scheme.offset - 1:
+        raise WeightsError(
+            f"positions have an offset of {scheme.offset}, so the published layout needs padding to be token "
+            f"{scheme.offset - 1}; the tokenizer's is {tokenizer.pad}. Train it with that order of special "
+            f"tokens, or export without it"
+        )
 
 
 def _write_tokenizer(tokenizer: Tokenizer, config: TransformerConfig, out: Path) -> dict[str, int | None]:

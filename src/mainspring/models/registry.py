@@ -10,7 +10,21 @@ from pydantic import Field, model_validator
 
 from mainspring.config import Section, parse
 from mainspring.errors import ConfigError, suggest
-from mainspring.models import bert, gpt2
+from mainspring.models import (
+    bert,
+    electra,
+    gpt2,
+    infoxlm,
+    minilm,
+    roberta,
+    turing_nlg,
+    unilm,
+    xlm,
+    xlm_e,
+    xlm_r,
+    xlm_r_xl,
+    zcode,
+)
 from mainspring.models.family import Family
 from mainspring.nn.config import TransformerConfig
 
@@ -18,9 +32,42 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "gpt2": Family("gpt2", gpt2.PRESETS, gpt2.WEIGHTS, "gpt2", gpt2.to_hf, gpt2.from_hf),
         "bert": Family("bert", bert.PRESETS, bert.WEIGHTS, "bert", bert.to_hf, bert.from_hf),
+        "roberta": Family(
+            "roberta", roberta.PRESETS, roberta.WEIGHTS, "roberta", roberta.to_hf, roberta.from_hf
+        ),
+        "xlm_r": Family("xlm_r", xlm_r.PRESETS, xlm_r.WEIGHTS, "xlm-roberta", xlm_r.to_hf, xlm_r.from_hf),
+        "xlm_r_xl": Family(
+            "xlm_r_xl",
+            xlm_r_xl.PRESETS,
+            xlm_r_xl.WEIGHTS,
+            "xlm-roberta-xl",
+            xlm_r_xl.to_hf,
+            xlm_r_xl.from_hf,
+        ),
+        "xlm": Family("xlm", xlm.PRESETS, xlm.WEIGHTS, "xlm", xlm.to_hf, xlm.from_hf),
+        "xlm_e": Family("xlm_e", xlm_e.PRESETS, xlm_e.WEIGHTS, "xlm-e", xlm_e.to_hf, xlm_e.from_hf),
+        "electra": Family(
+            "electra", electra.PRESETS, electra.WEIGHTS, "electra", electra.to_hf, electra.from_hf
+        ),
+        "unilm": Family(
+            "unilm", unilm.PRESETS, unilm.WEIGHTS, "unilm", unilm.to_hf, unilm.from_hf, unilm.upgrade
+        ),
+        "zcode": Family("zcode", zcode.PRESETS, zcode.WEIGHTS, "m2m_100", zcode.to_hf, zcode.from_hf),
+        "turing_nlg": Family(
+            "turing_nlg",
+            turing_nlg.PRESETS,
+            turing_nlg.WEIGHTS,
+            "gpt2",
+            turing_nlg.to_hf,
+            turing_nlg.from_hf,
+        ),
+        "infoxlm": Family(
+            "infoxlm", infoxlm.PRESETS, infoxlm.WEIGHTS, "xlm-roberta", infoxlm.to_hf, infoxlm.from_hf
+        ),
+        "minilm": Family("minilm", minilm.PRESETS, minilm.WEIGHTS, "bert", minilm.to_hf, minilm.from_hf),
     }
 )
-"""Every family by name."""
+"""Every family by name. Of those that share a published layout, the first is what an import takes it for."""
 
 VOCABULARY_MULTIPLE = 64
 """Rows of the embedding table are padded to a multiple of this, which suits matrix kernels."""

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mainspring.errors import WeightsError
+from mainspring.models.bert_like import is_bare
 from mainspring.models.hf import VOCAB_ROWS, activation_from_hf, activation_to_hf, differences, required
 from mainspring.nn.config import TransformerConfig
 
@@ -55,6 +56,9 @@ def to_hf(config: TransformerConfig) -> dict[str, Any]:
         "max_positions",
         "type_vocab",
         "norm_eps",
+        "head",
+        "head_transform",
+        "head_bias",
         "tied",
         "pooler",
         "pair_classes",
@@ -69,8 +73,18 @@ def to_hf(config: TransformerConfig) -> dict[str, Any]:
             f"BERT has 2 pair classes or none and at least 1 segment, not pair_classes = "
             f"{config.pair_classes} and type_vocab = {config.type_vocab}"
         )
+    if config.head == "none" and not config.pair_classes:
+        architecture = "BertModel"
+    elif config.head == "tokens" and config.head_transform and config.head_bias:
+        architecture = "BertForPreTraining" if config.pair_classes else "BertForMaskedLM"
+    else:
+        raise WeightsError(
+            f"BERT has no head at all, or one with a transform and a bias, not head = {config.head!r}, "
+            f"head_transform = {config.head_transform}, head_bias = {config.head_bias}, pair_classes = "
+            f"{config.pair_classes}"
+        )
     return {
-        "architectures": ["BertForPreTraining" if config.pair_classes else "BertForMaskedLM"],
+        "architectures": [architecture],
         "model_type": "bert",
         "vocab_size": config.vocab_size,
         "hidden_size": config.d_model,
@@ -106,6 +120,7 @@ def from_hf(values: Mapping[str, Any], names: Collection[str]) -> TransformerCon
     ):
         if values.get(key, plain) != plain:
             raise WeightsError(f"config.json: {key} = {values[key]} is not supported; only {plain} is")
+    bare = is_bare(values, names, "cls.")
     return bert(
         required(values, "hidden_size"),
         required(values, "num_hidden_layers"),
@@ -119,6 +134,9 @@ def from_hf(values: Mapping[str, Any], names: Collection[str]) -> TransformerCon
         norm_eps=float(values.get("layer_norm_eps", 1e-12)),
         tied=values.get("tie_word_embeddings", True),
         pooler=any(n.endswith("pooler.dense.weight") for n in names),
+        head="none" if bare else "tokens",
+        head_transform=not bare,
+        head_bias=not bare,
         pair_classes=2 if any(n.endswith("seq_relationship.weight") for n in names) else 0,
         dropout=float(values.get("hidden_dropout_prob", 0.1)),
         attention_dropout=float(values.get("attention_probs_dropout_prob", 0.1)),
