@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from mainspring import comm
-from mainspring.errors import CollectiveError
 
 BUCKET_BYTES = 25 * 2**20
 FIRST_BUCKET_BYTES = 2**20
@@ -152,10 +151,7 @@ class GradientReducer:
         if not self.sync:
             return
         self._begin()
-        if slot.arrived:
-            raise CollectiveError(
-                f"the gradient of {slot.name} arrived twice in one backward, after it was sent; "
-                "use torch.utils.checkpoint with use_reentrant=False")
+        assert not slot.arrived, f"the gradient of {slot.name} arrived twice in one backward"
         slot.arrived = True
         bucket.pending -= 1
         self._launch_ready()
