@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,9 @@ def kind(event: Event | type[Event]) -> str:
 
 
 def to_json(event: Event) -> str:
-    """One line of JSON; numbers that are not finite, which JSON lacks, become strings."""
-    values = {"event": kind(event), **dataclasses.asdict(event)}
+    """One line of JSON with the time of day; numbers that are not finite, which JSON lacks, become
+    strings."""
+    values = {"event": kind(event), "time": round(time.time(), 3), **dataclasses.asdict(event)}
     return json.dumps(_finite(values), ensure_ascii=False)
 
 
