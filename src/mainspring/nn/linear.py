@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SMALLEST = 1 << 22
+SMALLEST = 1 << 20
 """Multiplications from which a call's fixed cost is worth it."""
 FEWEST_ROWS = 16
-"""Rows of the input from which oneDNN is ahead, whatever the layout of the matrix."""
+"""Rows of the input from which oneDNN is ahead with a transposed matrix too, as gradients need it."""
 
 
 class Linear(nn.Linear):
@@ -39,14 +39,15 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         [..., out].
     """
     if _suits(x, weight, bias):
+        if not torch.is_grad_enabled():
+            return _product(x, weight, bias)
         product: Tensor = _OneDnnLinear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
         return product
     return F.linear(x, weight, bias)
 
 
 def _suits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    rows = x.numel() // max(x.shape[-1], 1)
-    if rows < FEWEST_ROWS or rows * weight.numel() < SMALLEST:
+    if x.numel() * weight.shape[0] < SMALLEST:
         return False
     operands = (x, weight) if bias is None else (x, weight, bias)
     # Subclasses (sharded, fake) know torch's own operators only.
@@ -78,7 +79,8 @@ class _OneDnnLinear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         by_x, by_weight, by_bias = ctx.needs_input_grad
         flat_grad, flat_x = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
-        again = torch.is_grad_enabled()  # a gradient of this gradient is wanted: use operators that have one
+        # Where a gradient of this gradient is wanted, the operators must have one.
+        again = torch.is_grad_enabled() or flat_x.shape[0] < FEWEST_ROWS
         grad_x = grad_weight = None
         if by_x:
             grad_x = flat_grad @ weight if again else _product(flat_grad, weight.t())
