@@ -72,9 +72,24 @@ def test_an_answer_under_way_is_finished_before_the_end(serve: Serve) -> None:
     asking.start()
     while metric(server.url, "mainspring_in_flight") == 0:
         time.sleep(0.01)
-    server.stop(signal.SIGTERM)
+    assert server.stop(signal.SIGTERM) == (0, "")
     asking.join(20)
     assert json.loads(answers[0])["choices"][0]["text"] == "x" * 30
+
+
+def test_an_answer_that_outlasts_the_grace_is_told(serve: Serve) -> None:
+    server = serve(pause=0.02, text="x" * 3000)
+    answers = []
+    body = {"prompt": "a", "max_tokens": 3000, "stream": True}
+    asking = threading.Thread(target=lambda: answers.append(post(server.url, body)))
+    asking.start()
+    while metric(server.url, "mainspring_generated_tokens_total") == 0:
+        time.sleep(0.01)
+    assert server.stop(signal.SIGTERM) == (0, "")
+    asking.join(20)
+    *_, last, end = answers[0].decode().split("\n\n")
+    assert end == ""
+    assert json.loads(last[6:])["error"]["message"] == "the server is stopping"
 
 
 def test_a_client_that_leaves_ends_its_generation(serve: Serve) -> None:

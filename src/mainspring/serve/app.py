@@ -49,6 +49,7 @@ def create_app(engines: Mapping[str, TextGenerator], *, limits: Limits | None = 
             await asyncio.to_thread(worker.close)
 
     app = FastAPI(title="Mainspring", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.workers = workers
     install(app)
     created = int(time.time())
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -39,7 +41,8 @@ def run(
         device: where the model runs.
         dtype: its precision.
         limits: what is refused.
-        grace: seconds that answers under way may take to finish after the signal.
+        grace: seconds that answers under way may take to finish after the signal; those that take longer end
+            with an error object that says so.
         on_ready: called with the address once the server listens.
 
     Raises:
@@ -49,14 +52,20 @@ def run(
     listener = listen(host, port)
     app = create_app({engine.name: engine}, limits=limits)
     with contextlib.closing(listener):
+        # uvicorn's own limit cuts connections: for clients that do not read what they are told at `grace`.
         config = uvicorn.Config(
             app,
             log_config=None,
             access_log=False,
             server_header=False,
-            timeout_graceful_shutdown=max(1, round(grace)),
+            timeout_graceful_shutdown=math.ceil(grace) + 5,
         )
-        server = _Server(config, on_ready=lambda: on_ready(address(listener)) if on_ready else None)
+        server = Server(
+            config,
+            grace=grace,
+            end=lambda: [worker.end() for worker in app.state.workers.values()],
+            on_ready=lambda: on_ready(address(listener)) if on_ready else None,
+        )
         asyncio.run(server.serve([listener]))
 
 
@@ -94,21 +103,42 @@ def address(listener: socket.socket) -> str:
     return f"http://{host}:{port}"
 
 
-class _Server(uvicorn.Server):
-    """Says when it listens, and returns after a signal instead of raising it again."""
+class Server(uvicorn.Server):
+    """Says when it listens, ends what outlasts its grace, and returns after a signal, not raising it."""
 
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        *,
+        grace: float,
+        end: Callable[[], object],
+        on_ready: Callable[[], object],
+    ) -> None:
+        """`end` is called `grace` seconds into a shutdown that waits for answers; `on_ready` at the start."""
         super().__init__(config)
-        self._on_ready = on_ready
+        self._grace, self._end, self._on_ready = grace, end, on_ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen."""
         await super().startup(sockets)
         if not self.should_exit:
             self._on_ready()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more connections and wait for the answers under way."""
+        timer = asyncio.get_running_loop().call_later(self._grace, self._end)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            timer.cancel()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Stop gracefully at the first signal, at once at a second SIGINT; signals are ours until the end."""
+
+        if threading.current_thread() is not threading.main_thread():
+            yield  # signals are the main thread's; whoever runs a server in another sets `should_exit`
+            return
 
         def handle(number: int, frame: FrameType | None) -> None:
             self.handle_exit(number, frame)

@@ -154,15 +154,18 @@ class Worker:
         self._jobs.put(job)
         return job
 
-    def close(self, timeout: float = 10.0) -> None:
-        """Take no more jobs, end those there are and the thread. Waits `timeout` seconds for the token under
-        way."""
+    def end(self) -> None:
+        """Take no more jobs and end those there are; who waits for one is told."""
         with self._lock:
             self._closed = True
             unfinished = list(self._unfinished)
         for job in unfinished:
             job.abandon()
         self._jobs.put(None)
+
+    def close(self, timeout: float = 10.0) -> None:
+        """`end`, and wait `timeout` seconds at most for the token under way."""
+        self.end()
         self._thread.join(timeout)
 
     def _run(self) -> None:
