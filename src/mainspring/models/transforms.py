@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from mainspring.errors import WeightsError
 from mainspring.nn.config import TransformerConfig
 
 
@@ -61,6 +62,33 @@ class VocabularyRows:
     def write(self, ours: Tensor, config: TransformerConfig) -> list[Tensor]:
         """Leave the rows of zeros out."""
         return [ours[: config.vocab_size]]
+
+
+@dataclass(frozen=True)
+class Copies:
+    """The published layout holds the same numbers twice, under two names."""
+
+    inner: Transform = field(default_factory=Identity)
+    """Layout of each."""
+
+    def read(self, theirs: Sequence[Tensor], config: TransformerConfig) -> Tensor:
+        """Either copy.
+
+        Raises:
+            WeightsError: the copies differ, and so it is not clear which the model computes with.
+        """
+        first, second = theirs
+        if not first.is_meta and not torch.equal(first, second):
+            raise WeightsError(
+                f"two copies of one tensor of shape {list(first.shape)} (a head's bias and its decoder's) "
+                f"differ; keep the one the model was used with, and copy it over the other"
+            )
+        return self.inner.read([first], config)
+
+    def write(self, ours: Tensor, config: TransformerConfig) -> list[Tensor]:
+        """Both copies."""
+        theirs = self.inner.write(ours, config)
+        return [*theirs, *(t.clone() for t in theirs)]
 
 
 @dataclass(frozen=True)

@@ -150,10 +150,10 @@ class WeightMap:
 
     def _fill_from_aliases(self, given: dict[str, Tensor], wanted: set[str]) -> None:
         for alias, name in self.aliases.items():
-            if alias in given and alias not in wanted:
+            if alias in given:
                 if name not in given:
                     given[name] = given[alias]
-                elif not torch.equal(given[alias], given[name]):
+                elif alias not in wanted and not torch.equal(given[alias], given[name]):
                     raise WeightsError(
                         f"{alias} differs from {name}, but the configuration says that they are tied; "
                         f"set tie_word_embeddings to false in config.json"

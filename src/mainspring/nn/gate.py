@@ -3,7 +3,8 @@
 Source: Chi et al. 2021 (XLM-E, arXiv 2106.16138), "gated relative position bias", with Cho et al. 2014's two
 gates: for a bias d of a query i and key j, `d + u*d + (1 - u)*w*r*d` where `u = sigmoid(x_i . a)` and
 `r = sigmoid(x_i . b)`. The paper takes the projected query of a head for x; the authors' public code and
-checkpoints (WavLM's) take the head's slice of what enters the layer. `T5Bias.gate` names which.
+checkpoints (WavLM's) take the head's slice of what enters the layer. `T5Bias.gate` names which. As in that
+code, the first gate's map gives 1 - u.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class PositionGate(nn.Module):
             [B, H, T, S], minus infinity where the mask forbids.
         """
         features = q if self.by_query else x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
-        update, reset = torch.sigmoid(self.gates(features)).unbind(-1)
-        factor = 1 + update + (1 - update) * reset * self.scale[:, None]
+        keep, reset = torch.sigmoid(self.gates(features)).unbind(-1)
+        factor = 2 + keep * (reset * self.scale[:, None] - 1)
         scores = factor[..., None] * bias
         return scores if mask is None else scores.masked_fill(~mask, -math.inf)

@@ -1,6 +1,6 @@
 """BERT's published weight names: queries, keys and values are three matrices."""
 
-from mainspring.models.transforms import FusedHeads, VocabularyRows
+from mainspring.models.transforms import Copies, FusedHeads, VocabularyRows
 from mainspring.models.weights import Rule, WeightMap
 
 _OURS, _THEIRS = "layers.{i}", "bert.encoder.layer.{i}"
@@ -32,7 +32,7 @@ WEIGHTS = WeightMap(
         *_linear_or_norm(f"{_OURS}.feed_forward_norm", f"{_THEIRS}.output.LayerNorm"),
         *_linear_or_norm("head.transform", "cls.predictions.transform.dense"),
         *_linear_or_norm("head.norm", "cls.predictions.transform.LayerNorm"),
-        Rule("head.bias", "cls.predictions.bias", VocabularyRows()),
+        Rule("head.bias", ("cls.predictions.bias", "cls.predictions.decoder.bias"), Copies(VocabularyRows())),
         Rule("head.table.weight", "cls.predictions.decoder.weight", VocabularyRows()),
         *_linear_or_norm("pooler.dense", "bert.pooler.dense"),
         *_linear_or_norm("pooler.pair", "cls.seq_relationship"),
@@ -41,6 +41,7 @@ WEIGHTS = WeightMap(
     aliases={
         "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
         "cls.predictions.decoder.bias": "cls.predictions.bias",
+        "cls.predictions.bias": "cls.predictions.decoder.bias",
     },
     legacy={"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"},
     ignored=(r"bert\.embeddings\.position_ids",),

@@ -68,7 +68,6 @@ def to_hf(config: TransformerConfig) -> dict[str, Any]:
         "vocab_rows",
         "max_positions",
         "scale_embeddings",
-        "tied",
         "dropout",
         "attention_dropout",
         "init_std",
@@ -107,8 +106,12 @@ def from_hf(values: Mapping[str, Any], names: Collection[str]) -> TransformerCon
     """The configuration that an M2M-100's config.json describes.
 
     Raises:
-        WeightsError: encoder and decoder differ in width or heads.
+        WeightsError: encoder and decoder differ in width or heads, or have tables of their own.
     """
+    if not values.get("tie_word_embeddings", True):
+        raise WeightsError(
+            "config.json: tie_word_embeddings = false: encoder, decoder and head must share a table"
+        )
     for field in ("attention_heads", "ffn_dim"):
         both = [required(values, f"{side}_{field}") for side in ("encoder", "decoder")]
         if both[0] != both[1]:
@@ -127,7 +130,6 @@ def from_hf(values: Mapping[str, Any], names: Collection[str]) -> TransformerCon
         activation=activation_from_hf(values.get("activation_function", "relu")),
         max_positions=values.get("max_position_embeddings", 1024),
         scale_embeddings=values.get("scale_embedding", True),
-        tied=values.get("tie_word_embeddings", True),
         dropout=float(values.get("dropout", 0.1)),
         attention_dropout=float(values.get("attention_dropout", 0.1)),
         init_std=float(values.get("init_std", 0.02)),

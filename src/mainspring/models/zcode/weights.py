@@ -43,7 +43,6 @@ WEIGHTS = WeightMap(
         *linear_or_norm("layers.{i}.cross_norm", f"{_CROSS}_layer_norm"),
         *linear_or_norm("encoder_norm", "model.encoder.layer_norm"),
         *linear_or_norm("norm", "model.decoder.layer_norm"),
-        Rule("head.table.weight", "lm_head.weight", VocabularyRows()),
     ),
     prefix="model.",
     aliases={
