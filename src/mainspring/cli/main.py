@@ -6,6 +6,7 @@ that `mainspring --help` answers at once.
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback as tracebacks
 from typing import Annotated
@@ -28,7 +29,7 @@ from mainspring.cli import (
 )
 from mainspring.cli.console import err, out
 from mainspring.cli.errors import INTERRUPTED, exit_code, message
-from mainspring.errors import MainspringError
+from mainspring.errors import MainspringError, UsageError
 
 TRACEBACK = "--traceback"
 
@@ -80,6 +81,14 @@ app.command("export", rich_help_panel=_MOVE)(export.export)
 app.command("import", rich_help_panel=_MOVE)(export.import_)
 
 
+def tell(error: MainspringError, stack_shown: bool) -> None:
+    """Print an error; ranks of a run that all find the same fault in the input leave it to the first."""
+    rank = int(os.environ.get("RANK", "0"))
+    if rank == 0 or not isinstance(error, UsageError):
+        text = message(error, traceback_shown=stack_shown)
+        err().print(f"rank {rank}: {text}" if rank else text, markup=False, style="red")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code (see `mainspring.cli.errors`)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -92,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
     except MainspringError as error:
         if show_stack:
             tracebacks.print_exc()
-        err().print(message(error, traceback_shown=show_stack), markup=False, style="red")
+        tell(error, show_stack)
         return exit_code(error)
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -67,8 +67,10 @@ def train(
     if asked.plan.world == 1:
         _as_rank(asked, run)
         return
+    from mainspring.recipes.forecast import check
     from mainspring.train.launch import launch
 
+    check(asked)  # here, where a fault is told once and at once
     run.dir.mkdir(parents=True, exist_ok=True)
     run.write_recipe(asked)
     code = launch(run.recipe, run.dir, asked.plan.world)
@@ -106,9 +108,10 @@ def _refuse_other(recipe: Recipe, run: Run) -> None:
         UsageError: it is.
     """
     from mainspring.recipes.differences import differences
+    from mainspring.train.checkpoint import latest
 
-    if not run.recipe.is_file():
-        return
+    if not run.recipe.is_file() or latest(run.checkpoints) is None:
+        return  # nothing to lose yet
     found = differences(run.read_recipe(), recipe)
     if found:
         lines = "".join(
@@ -125,20 +128,11 @@ def clear(run: Run) -> None:
     """Delete what a run has written; other files of the directory, its data among them, stay."""
     import shutil
 
+    from mainspring.evaluate.probe import probe_file
+
     for folder in (run.checkpoints, run.tensorboard):
         if folder.is_dir():
             shutil.rmtree(folder)
-    from mainspring.evaluate.probe import probe_file
-
-    beside = (probe_file(run), run.dir / "summary.json")
-    for file in (
-        *beside,
-        run.recipe,
-        run.plan,
-        run.metrics,
-        run.tokenizer,
-        run.evaluation,
-        run.samples,
-        run.report,
-    ):
+    told = (run.metrics, run.evaluation, run.samples, run.report, run.dir / "summary.json")
+    for file in (run.recipe, run.plan, run.tokenizer, probe_file(run), *told):
         file.unlink(missing_ok=True)

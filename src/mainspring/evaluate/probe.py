@@ -27,6 +27,8 @@ from mainspring.train.checkpoint.state import MODEL, model_state
 from mainspring.train.run import Run
 
 ROWS, TOKENS = 2, 64
+LARGEST = 2**30
+"""Bytes of the largest model that is gathered for a probe."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ def probe_file(run: Run) -> Path:
 
 
 def record(model: nn.Module, run: Run, step: int, world: World) -> None:
-    """Keep the logits of the model in memory; every rank calls it, for the weights may be spread over all
-    of them.
+    """Keep the logits of the model in memory, unless it is too large for one rank; every rank calls it, for
+    the weights may be spread over all of them.
 
     Args:
         model: the trained model, sharded or not.
@@ -57,6 +59,8 @@ def record(model: nn.Module, run: Run, step: int, world: World) -> None:
         step: optimizer steps done.
         world: the ranks; rank 0 writes.
     """
+    if 4 * sum(p.numel() for p in model.parameters()) > LARGEST:
+        return
     config: TransformerConfig = model.config  # type: ignore[assignment]
     whole: dict[str, Tensor] = {}
     for name, tensor in model_state(model).items():

@@ -6,13 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mainspring.data.dataset import TokenData
+from mainspring.data.sampler import mixture_of
 from mainspring.data.shards import read_manifest
 from mainspring.errors import DataError
 from mainspring.models import FAMILIES, resolve
 from mainspring.nn.config import TransformerConfig
-from mainspring.objectives.config import MaskedConfig
+from mainspring.objectives import MaskedConfig, Vocabulary
+from mainspring.objectives import build as build_objective
 from mainspring.parallel.world import usable_cores
 from mainspring.planner import Machine, Prepared, prepare
+from mainspring.planner.memory import available_memory
 from mainspring.planner.units import duration
 from mainspring.train.recipe import Recipe
 
@@ -97,6 +101,29 @@ def forecast(recipe: Recipe, machine: Machine | None = None, *, local_ranks: int
         predicted=objective.rate if isinstance(objective, MaskedConfig) else 1.0,
     )
     return Forecast(recipe, config, prepared, machine, source)
+
+
+def check(recipe: Recipe) -> None:
+    """Find what is wrong with a run before any process is started: data, model, objective, batch, memory.
+
+    Raises:
+        UsageError: the message names the field, the numbers and the nearest legal choice.
+    """
+    data = TokenData.open(recipe.data.path)
+    build_objective(recipe.objective, Vocabulary.of_tokenizer(data.tokenizer))
+    resolve(recipe.model, data.vocab_size)
+    mixture_of(data, recipe.data)
+    here = Machine(  # no rate matters here, and measuring takes time
+        flops_fp32=1.0,
+        flops_bf16=1.0,
+        memory_bandwidth=1.0,
+        link_bandwidth=1.0,
+        memory=available_memory(),
+        cores=usable_cores(),
+        threads=1,
+        ranks=recipe.plan.world,
+    )
+    forecast(recipe, here)
 
 
 def _vocabulary(recipe: Recipe) -> tuple[int, str]:

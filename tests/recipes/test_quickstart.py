@@ -1,0 +1,136 @@
+"""The quickstart itself, small: corpus, plan, two processes, evaluation, reload, completions, report; then
+again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mainspring.errors import UsageError
+from mainspring.recipes import quickstart
+from mainspring.recipes.quickstart import Corpus, Summary, news
+from mainspring.recipes.quickstart.corpus import Declarations, pieces
+from mainspring.train import sinks
+
+SMALL = Corpus(limit_bytes=200_000, vocab_size=512, holdout=0.1, languages=4)
+SHAPE = [
+    "model.config={ d_model = 32, n_heads = 2, n_layers = 2, d_ff = 64, max_positions = 64 }",
+    "data.seq_len=64",
+    "train.batch_tokens=512",
+    "train.checkpoint_every=3",
+]
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Summary, list[news.News]]:
+    """A quickstart of six steps, its summary and its news."""
+    out = tmp_path_factory.mktemp("quickstart") / "run"
+    told: list[news.News] = []
+    summary = quickstart.run(out, overrides=SHAPE, steps=6, corpus=SMALL, tell=told.append)
+    return out, summary, told
+
+
+@pytest.mark.distributed
+def test_the_six_steps(first: tuple[Path, Summary, list[news.News]]) -> None:
+    out, summary, told = first
+    assert summary.status == "finished"
+    assert [item.stage for item in told if isinstance(item, news.StageBegan)] == list(news.STAGES)
+    assert set(summary.seconds) == set(news.STAGES)
+    events = list(sinks.read(out / "metrics.jsonl"))
+    assert [e["world"] for e in events if e["event"] == "run_started"] == [2]
+    assert [e["step"] for e in events if e["event"] == "step_done"] == [1, 2, 3, 4, 5, 6]
+    assert summary.agreement is not None
+    assert summary.agreement.identical
+    assert summary.agreement.step == 6
+    assert summary.comparison is not None
+    assert {"unigram", "kneser_ney_5"} == set(summary.comparison.baselines)
+    assert (
+        len({(s.tokens, s.bytes) for s in (summary.comparison.model, *summary.comparison.baselines.values())})
+        == 1
+    )
+    samples = json.loads((out / "samples.json").read_text())
+    assert [s["prompt"] for s in samples] == list(quickstart.PROMPTS)
+    assert all(s["tokens"] > 0 for s in samples)
+
+
+@pytest.mark.distributed
+def test_the_plan_comes_before_training(first: tuple[Path, Summary, list[news.News]]) -> None:
+    _, _, told = first
+    kinds = [type(item) for item in told]
+    plan = next(item for item in told if isinstance(item, news.PlanReady))
+    assert plan.forecast.recipe.plan.zero == 2
+    assert plan.forecast.recipe.plan.world == 2
+    assert kinds.index(news.PlanReady) < [getattr(i, "stage", "") for i in told].index("train")
+
+
+@pytest.mark.distributed
+def test_the_report_stands_alone(first: tuple[Path, Summary, list[news.News]]) -> None:
+    page = (first[0] / "report.html").read_text()
+    for part in (
+        "Held-out text",
+        "Kneser-Ney 5-gram",
+        "planned",
+        "measured",
+        "Completions",
+        "recipe.toml",
+        "<svg",
+    ):
+        assert part in page
+    assert "<script" not in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "https://" not in page
+
+
+@pytest.mark.distributed
+def test_again_there_is_nothing_left_to_do(first: tuple[Path, Summary, list[news.News]]) -> None:
+    out, before, _ = first
+    told: list[news.News] = []
+    summary = quickstart.run(out, overrides=SHAPE, corpus=SMALL, tell=told.append)
+    assert any(isinstance(item, news.TrainingSkipped) for item in told)
+    assert next(i for i in told if isinstance(i, news.CorpusReady)).report is None
+    assert summary.comparison == before.comparison
+    assert summary.samples == before.samples
+    assert summary.seconds["train"] == before.seconds["train"]
+
+
+@pytest.mark.distributed
+def test_other_settings_are_refused(first: tuple[Path, Summary, list[news.News]]) -> None:
+    with pytest.raises(UsageError, match=r"train.steps is 6, you ask for 7.*--fresh"):
+        quickstart.run(first[0], overrides=SHAPE, steps=7, corpus=SMALL)
+
+
+def test_fewer_steps_where_time_is_short(tmp_path: Path) -> None:
+    class StopHereError(Exception):
+        pass
+
+    told: list[news.News] = []
+
+    def tell(item: news.News) -> None:
+        told.append(item)
+        if isinstance(item, news.PlanReady):
+            raise StopHereError
+
+    with pytest.raises(StopHereError):
+        quickstart.run(tmp_path / "run", overrides=SHAPE, corpus=SMALL, minutes=1e-6, tell=tell)
+    plan = told[-1]
+    assert isinstance(plan, news.PlanReady)
+    assert plan.shortened_from is not None
+    assert plan.forecast.recipe.train.steps == 20
+
+
+def test_declarations_can_be_read_again() -> None:
+    documents = Declarations(3)
+    once = [d.text for d in documents]
+    assert once == [d.text for d in documents]
+    assert len({d.lang for d in documents}) == 3
+    assert len({d.id for d in documents}) == len(once) > 9
+
+
+@pytest.mark.parametrize("size", [1, 5, 40, 10_000])
+def test_pieces_are_the_text(size: int) -> None:
+    text = "\n".join(f"line {i} " + "x" * (i % 7) for i in range(50))
+    cut = list(pieces(text, size))
+    assert "\n".join(cut) == text
+    assert all(len(piece) >= min(size, len(text)) for piece in cut)
