@@ -4,6 +4,7 @@ from mainspring.objectives.base import Loss, Objective, Views, labelled_loss
 from mainspring.objectives.build import build
 from mainspring.objectives.causal import CausalLM
 from mainspring.objectives.config import CausalConfig, MaskedConfig, ObjectiveConfig
+from mainspring.objectives.cross_entropy import summed_cross_entropy
 from mainspring.objectives.masked import MaskedLM, mask_row
 from mainspring.objectives.words import Vocabulary, word_starts
 
@@ -20,5 +21,6 @@ __all__ = [
     "build",
     "labelled_loss",
     "mask_row",
+    "summed_cross_entropy",
     "word_starts",
 ]

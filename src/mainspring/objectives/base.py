@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mainspring.data.batch import IGNORE, TokenBatch
+from mainspring.objectives.cross_entropy import summed_cross_entropy
 
 Views = dict[str, TokenBatch]
 """What the model is run on, by name; every view has its labels."""
@@ -74,4 +74,4 @@ def labelled_loss(model: nn.Module, view: TokenBatch) -> Tensor:
     else:
         logits = model(view, select=where).logits
         labels = view.labels[where]
-    return F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="sum")
+    return summed_cross_entropy(logits, labels)
