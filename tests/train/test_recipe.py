@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from mainspring.config import apply_overrides, json_schema, load_toml, parse, to_toml
+from mainspring.data.dataset import TokenData
 from mainspring.errors import ConfigError
 from mainspring.train import Recipe, Run
 from mainspring.train.recipe import digest, identity
-from train.tiny import recipe
+from train.tiny import build_data, recipe
 
 
 def test_toml_round_trip(tmp_path: Path) -> None:
@@ -51,12 +52,14 @@ def test_elastic_follows_the_ranks() -> None:
     assert elastic.over(2) is elastic
 
 
-def test_identity_is_what_decides_the_numbers() -> None:
-    def of(**changes: object) -> str:
-        return digest(identity(recipe(Path("x"), **changes), "hash"))
+def test_identity_is_what_decides_the_numbers(data: Path, tmp_path: Path) -> None:
+    text, words = TokenData.open(data), TokenData.open(build_data(tmp_path, "wordpiece", 120))
+
+    def of(source: TokenData = text, **changes: object) -> str:
+        return digest(identity(recipe(Path("x"), **changes), source))
 
     same = of()
     assert of(plan__data=4) == of(train__steps=99) == of(optim__lr=0.5) == of(train__precision="bf16") == same
     others = [of(train__seed=9), of(train__batch_tokens=256), of(data__seq_len=8), of(data__alpha=0.5),
-              of(kind="mlm"), digest(identity(recipe(Path("x")), "other"))]
+              of(kind="mlm"), of(words)]
     assert len({same, *others}) == 7

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from mainspring.config import Section
 from mainspring.data.config import DataConfig
+from mainspring.data.dataset import TokenData
 from mainspring.models import ModelConfig
 from mainspring.objectives.config import CausalConfig, ObjectiveConfig
 from mainspring.optim.config import OptimConfig
@@ -74,7 +75,7 @@ class Recipe(Section):
         return self.replace(plan={**self.plan.model_dump(mode="json"), "data": ranks})
 
 
-def identity(recipe: Recipe, tokenizer_hash: str) -> dict[str, Any]:
+def identity(recipe: Recipe, data: TokenData) -> dict[str, Any]:
     """What has to stay the same for a run to be the same run: the network, the samples and their order.
 
     Everything else (plan, precision, learning rate, length) may change where a run is taken up again.
@@ -86,7 +87,8 @@ def identity(recipe: Recipe, tokenizer_hash: str) -> dict[str, Any]:
         "objective": plain["objective"],
         "train.seed": recipe.train.seed,
         "train.batch_tokens": recipe.train.batch_tokens,
-        "tokenizer": tokenizer_hash,
+        "tokenizer": data.manifest["tokenizer"]["hash"],
+        "text": digest(data.manifest["splits"]["train"]),
     }
 
 

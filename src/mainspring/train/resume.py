@@ -33,7 +33,7 @@ def check_same_run(path: Path, setup: Setup) -> None:
         CheckpointError: names each field with the checkpoint's value and the recipe's.
     """
     saved = Manifest.read(path).run.get("identity", {})
-    wanted = identity(setup.recipe, setup.data.tokenizer.hash)
+    wanted = identity(setup.recipe, setup.data)
     if differences := list(_differences(saved, wanted)):
         raise CheckpointError(
             f"{path} is of another run: {'; '.join(differences)}. Use another run directory, or restore these"

@@ -113,8 +113,9 @@ class Trainer:
                 status: events.Status = "interrupted" if self._loop(setup, saver, stop) else "finished"
                 self._finish_saving(saver)
             except BaseException as error:
-                with suppress(BaseException):  # the error at hand is the one to tell
-                    self._settle(saver.wait(timeout=10))
+                if not isinstance(error, KeyboardInterrupt):  # who asks twice wants no waiting
+                    with suppress(BaseException):  # the error at hand is the one to tell
+                        self._settle(saver.wait(timeout=10))
                 self._end("failed", began, f"{type(error).__name__}: {error}")
                 raise
             self._end(status, began, "")
@@ -235,7 +236,7 @@ class Trainer:
         return {
             "seed": self.recipe.train.seed,
             "recipe": resume.digest(self.recipe.model_dump(mode="json")),
-            "identity": resume.identity(self.recipe, setup.data.tokenizer.hash),
+            "identity": resume.identity(self.recipe, setup.data),
             "world": self.world.size,
             "micro_rows": setup.batch.micro_rows,
             "skipped": self._skipped,
