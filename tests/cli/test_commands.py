@@ -12,6 +12,7 @@ from mainspring.evaluate.probe import verify
 from mainspring.infer import Engine
 from mainspring.recipes.exchange import checkpoint_of
 from mainspring.train.checkpoint import load_model_state
+from support.tiny_run import build_data, overrides
 
 from .conftest import Command
 
@@ -104,6 +105,18 @@ def test_evaluate_is_beside_baselines_on_the_same_tokens(command: Command, run_d
     found = json.loads(command("evaluate", run_dir, "--max-tokens", 64, "--no-baselines", "--json").out)
     assert found["baselines"] == {}
     assert found["model"]["tokens"] < kept["model"]["tokens"]
+
+
+def test_evaluate_of_a_masked_model_is_its_own_loss(command: Command, tmp_path: Path) -> None:
+    data = build_data(tmp_path / "data", kind="wordpiece")
+    run = tmp_path / "run"
+    assert command("train", "bert-tiny", *overrides(data, eval_every=3, eval_tokens=0), "--to", run).code == 0
+    found = json.loads(command("evaluate", run, "--json").out)
+    events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    told = next(event for event in events if event["event"] == "evaluated")
+    assert found["tokens"] == told["tokens"]
+    assert found["loss"] == pytest.approx(told["loss"], rel=1e-5)
+    assert "predicted tokens" in command("evaluate", run).out
 
 
 def test_export_and_import_keep_the_model(

@@ -12,6 +12,7 @@ from mainspring.cli.options import AsJson
 from mainspring.errors import UsageError
 
 if TYPE_CHECKING:
+    from mainspring.data.dataset import TokenData
     from mainspring.evaluate.comparison import Comparison
 
 
@@ -41,19 +42,23 @@ def evaluate(
 ) -> None:
     """Score a language model on held-out text: every token once, beside n-gram baselines on the same tokens.
 
-    The result of a run on its own data is kept in RUN/evaluation.json.
+    The result of a run on its own data is kept in RUN/evaluation.json. A masked language model is scored by
+    its own objective instead.
     """
     from mainspring.data.dataset import TokenData
     from mainspring.evaluate.comparison import compare
     from mainspring.infer.engine import Engine
     from mainspring.train.run import Run
 
-    engine = Engine.load(path, device)
     run = Run(path) if (path / "recipe.toml").is_file() else None
     recipe = run.read_recipe() if run is not None else None
     where = data if data is not None else Path(recipe.data.path) if recipe is not None else None
     if where is None:
         raise UsageError(f"{path} is not a run, so it names no data; say which with --data DIR")
+    if recipe is not None and recipe.objective.kind != "clm":
+        _masked(path, TokenData.open(where), seq_len or recipe.data.seq_len, max_tokens or 0, as_json)
+        return
+    engine = Engine.load(path, device)
     length = seq_len or (recipe.data.seq_len if recipe is not None else engine.max_positions or 1024)
     with err().status("scoring") as status:
         result = compare(
@@ -71,6 +76,23 @@ def evaluate(
         write_json(result.as_dict())
     else:
         show_comparison(result)
+
+
+def _masked(path: Path, data: TokenData, seq_len: int, max_tokens: int, as_json: bool) -> None:
+    """Score a run that does not predict from left to right by its own objective."""
+    from dataclasses import asdict
+
+    from mainspring.evaluate.objective import score_run
+    from mainspring.recipes.exchange import checkpoint_of
+
+    run, checkpoint = checkpoint_of(path)
+    score = score_run(run, checkpoint, data=data, seq_len=seq_len, max_tokens=max_tokens)
+    if as_json:
+        write_json(asdict(score))
+        return
+    shown = table("Held-out text", "step", ">loss (nats)", ">perplexity", ">predicted tokens")
+    shown.add_row(str(score.step), f"{score.loss:.4f}", f"{score.perplexity:.2f}", f"{score.tokens:,}")
+    out().print(shown)
 
 
 def show_comparison(result: Comparison) -> None:
