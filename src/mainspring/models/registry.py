@@ -12,6 +12,7 @@ from mainspring.config import Section, parse
 from mainspring.errors import ConfigError, suggest
 from mainspring.models import (
     bert,
+    deberta,
     electra,
     gpt2,
     infoxlm,
@@ -46,6 +47,24 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         ),
         "xlm": Family("xlm", xlm.PRESETS, xlm.WEIGHTS, "xlm", xlm.to_hf, xlm.from_hf),
         "xlm_e": Family("xlm_e", xlm_e.PRESETS, xlm_e.WEIGHTS, "xlm-e", xlm_e.to_hf, xlm_e.from_hf),
+        "deberta": Family(
+            "deberta",
+            deberta.PRESETS_V1,
+            deberta.WEIGHTS_V1,
+            "deberta",
+            deberta.to_hf_v1,
+            deberta.from_hf_v1,
+            deberta.upgrade,
+        ),
+        "deberta_v2": Family(
+            "deberta_v2",
+            deberta.PRESETS_V2,
+            deberta.WEIGHTS_V2,
+            "deberta-v2",
+            deberta.to_hf_v2,
+            deberta.from_hf_v2,
+            deberta.upgrade,
+        ),
         "electra": Family(
             "electra", electra.PRESETS, electra.WEIGHTS, "electra", electra.to_hf, electra.from_hf
         ),

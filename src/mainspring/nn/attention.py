@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mainspring.nn.cache import LayerCache
 from mainspring.nn.config import TransformerConfig
+from mainspring.nn.disentangled import DisentangledAttention, Relative
 from mainspring.nn.gate import PositionGate
-from mainspring.nn.linear import Linear
+from mainspring.nn.linear import Linear, linear
 from mainspring.nn.positions import Angles, rotate
 
 
@@ -30,6 +32,8 @@ class Sight:
     angles: Angles | None = None
     bias: Tensor | None = None
     """Scores that each layer gates before it adds them, [B or 1, H, Tq, Tk]; `mask` is then bool or None."""
+    relative: Relative | None = None
+    """Distances of the tokens, for disentangled attention; it holds the mask then."""
 
 
 class SelfAttention(nn.Module):
@@ -47,15 +51,29 @@ class SelfAttention(nn.Module):
             config.attention_scale,
             config.attention_dropout,
         )
-        self.qkv = Linear(config.d_model, 3 * inner, bias=config.bias)
+        self.qkv = Linear(config.d_model, 3 * inner, bias=config.bias and config.key_bias)
+        """Where keys have no bias, those of queries and values: rows [head, (q, v), E]."""
+        partial = config.bias and not config.key_bias
+        self.qv_bias = nn.Parameter(torch.zeros(2 * inner)) if partial else None
         self.out = Linear(inner, config.d_model, bias=config.bias)
+        self.disentangled = DisentangledAttention(config) if config.disentangled is not None else None
         gated = config.t5_bias is not None and config.t5_bias.gate is not None
         self.gate = PositionGate(config) if gated else None
 
-    def forward(self, x: Tensor, sight: Sight, store: LayerCache | None = None) -> Tensor:
-        """x [B, T, D] -> [B, T, D]; with `store`, also attends to what it holds, and adds to it."""
+    def forward(
+        self, x: Tensor, sight: Sight, store: LayerCache | None = None, context: Tensor | None = None
+    ) -> Tensor:
+        """x [B, T, D] -> [B, T, D].
+
+        With `store`, also attends to what it holds, and adds to it; with `context` [B, S, D], attends to that
+        in place of x.
+        """
         batch, length, _ = x.shape
         q, k, v = self.project(x)
+        if context is not None:
+            _, k, v = self.project(context)
+        if self.disentangled is not None:
+            return self._by_distance(q, k, v, sight, store)
         if sight.angles is not None:
             q, k = rotate(q, sight.angles), rotate(k, sight.angles)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
@@ -69,8 +87,26 @@ class SelfAttention(nn.Module):
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values before rotation, as views [B, T, H, E] of one tensor."""
-        q, k, v = self.qkv(x).view(*x.shape[:2], -1, 3, self.head_dim).unbind(3)
+        projected = self.qkv(x) if self.qv_bias is None else linear(x, self.qkv.weight, self._bias())
+        q, k, v = projected.view(*x.shape[:2], -1, 3, self.head_dim).unbind(3)
         return q, k, v
+
+    def _bias(self) -> Tensor | None:
+        """Bias of the fused projection, with zeros for the keys where they have none."""
+        if self.qv_bias is None:
+            return self.qkv.bias
+        q, v = self.qv_bias.view(-1, 2, self.head_dim).unbind(1)
+        return torch.stack([q, torch.zeros_like(q), v], dim=1).view(-1)
+
+    def _by_distance(
+        self, q: Tensor, k: Tensor, v: Tensor, sight: Sight, store: LayerCache | None
+    ) -> Tensor:
+        assert self.disentangled is not None and sight.relative is not None
+        if store is not None:
+            k, v = (t.transpose(1, 2) for t in store.append(k.transpose(1, 2), v.transpose(1, 2)))
+        vectors = self.disentangled.project(sight.relative.table, self.qkv.weight, self._bias())
+        out: Tensor = self.out(self.disentangled(q, k, v, vectors, sight.relative))
+        return out
 
 
 class CrossAttention(nn.Module):

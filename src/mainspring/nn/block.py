@@ -91,6 +91,7 @@ class Block(nn.Module):
         cross_sight: Sight | None = None,
         store: LayerCache | None = None,
         remat: bool = False,
+        context: Tensor | None = None,
     ) -> Tensor:
         """Apply the layer.
 
@@ -100,6 +101,7 @@ class Block(nn.Module):
             memory: the encoder's output, [B, S, D].
             cross_sight: who sees what of the memory.
             store: this layer's cache.
+            context: what the tokens attend to in place of one another, [B, S, D] (a mask decoder's).
             remat: keep only the inputs for backward and compute the rest again (Chen et al. 2016).
 
         Returns:
@@ -108,10 +110,10 @@ class Block(nn.Module):
         if remat and torch.is_grad_enabled():
             # Inside the layer, so that a wrapper's hooks (gathering shards) run once, not twice.
             again: Tensor = checkpoint(
-                self._apply_layer, x, sight, memory, cross_sight, store, use_reentrant=False
+                self._apply_layer, x, sight, memory, cross_sight, store, context, use_reentrant=False
             )
             return again
-        return self._apply_layer(x, sight, memory, cross_sight, store)
+        return self._apply_layer(x, sight, memory, cross_sight, store, context)
 
     def _apply_layer(
         self,
@@ -120,8 +122,9 @@ class Block(nn.Module):
         memory: Tensor | None,
         cross_sight: Sight | None,
         store: LayerCache | None,
+        context: Tensor | None,
     ) -> Tensor:
-        x = self._residual(x, self.attention_norm, lambda h: self.attention(h, sight, store))
+        x = self._residual(x, self.attention_norm, lambda h: self.attention(h, sight, store, context))
         if self.cross is not None and self.cross_norm is not None:
             assert cross_sight is not None, "a decoder layer beside an encoder needs cross_sight"
             cross = self.cross

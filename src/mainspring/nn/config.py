@@ -17,6 +17,9 @@ class Absolute(Section):
     kind: Literal["absolute"] = "absolute"
     offset: int = Field(0, ge=0)
     """Rows of the table before position 0 (RoBERTa: 2)."""
+    place: Literal["input", "decoder"] = "input"
+    """Added to the token's vector, or only to the queries of a mask decoder that predicts tokens by applying
+    the last layer twice (DeBERTa, 3.2)."""
 
 
 class Sinusoidal(Section):
@@ -60,7 +63,56 @@ class T5Bias(Section):
         return self
 
 
-Position = Annotated[Absolute | Sinusoidal | Rotary | T5Bias, Field(discriminator="kind")]
+class Disentangled(Section):
+    """A vector for each distance, which queries and keys of the tokens are scored against (DeBERTa, 3.1)."""
+
+    kind: Literal["disentangled"] = "disentangled"
+    max_distance: int = Field(512, ge=2)
+    """Distance from which all share the last row of a side."""
+    buckets: int | None = Field(None, ge=4)
+    """Rows of a side, which farther distances share logarithmically (None: one for each distance)."""
+    terms: tuple[Literal["c2p", "p2c"], ...] = ("c2p", "p2c")
+    """Scores added: of a query's content with the distance, of a key's content with the distance."""
+    shared: bool = True
+    """Project distances as tokens are projected, instead of with weights of their own."""
+    key_bias: bool = True
+    """Whether a layer's own projection to keys of distances has a bias."""
+    norm_table: bool = False
+    """Normalise the vectors of distances."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.terms or len(set(self.terms)) < len(self.terms):
+            raise ValueError(f"terms = {list(self.terms)}: give c2p, p2c or both, each once")
+        if self.buckets is not None and self.max_distance - 1 <= self.buckets // 2:
+            raise ValueError(
+                f"max_distance = {self.max_distance} is within the {self.buckets // 2} buckets of one "
+                f"distance each; nearest legal value: {self.buckets // 2 + 2}"
+            )
+        return self
+
+    @property
+    def span(self) -> int:
+        """Rows of a side."""
+        return self.max_distance if self.buckets is None else self.buckets
+
+
+Position = Annotated[Absolute | Sinusoidal | Rotary | T5Bias | Disentangled, Field(discriminator="kind")]
+
+
+class Convolution(Section):
+    """A convolution over the embeddings, added to the first layer's output (DeBERTa-v2)."""
+
+    kernel: int = Field(3, ge=1)
+    """Tokens that it spans; odd."""
+    activation: Literal["gelu", "tanh"] = "gelu"
+    """Its non-linearity."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel = {self.kernel} has no middle; nearest legal value: {self.kernel + 1}")
+        return self
 
 
 class TransformerConfig(Section):
@@ -105,6 +157,8 @@ class TransformerConfig(Section):
     """Multiply token embeddings by sqrt of their width (Vaswani et al. 2017, 3.4)."""
     embed_norm: bool = False
     """Normalise the sum of the embeddings (BERT)."""
+    embed_mask: bool = False
+    """Zero the embeddings of padding (DeBERTa)."""
     positions: tuple[Position, ...] = (Absolute(),)
     """Position schemes, all applied."""
 
@@ -115,7 +169,12 @@ class TransformerConfig(Section):
     norm_eps: float = Field(1e-5, gt=0)
     """Added to the variance."""
     attention_scale: float | None = Field(None, gt=0)
-    """Factor on query-key products (None: 1/sqrt(head_dim))."""
+    """Factor on query-key products (None: 1/sqrt(head_dim), and with disentangled positions
+    1/sqrt(head_dim * (1 + terms)))."""
+    key_bias: bool = True
+    """Whether keys have a bias where queries and values do (DeBERTa-v1: not)."""
+    conv: Convolution | None = None
+    """A convolution beside the first layer."""
 
     head: Literal["tokens", "replaced", "none"] = "tokens"
     """What the logits score: tokens of the vocabulary, whether a token was replaced (ELECTRA), or nothing."""
@@ -123,10 +182,14 @@ class TransformerConfig(Section):
     """Predict with the embedding table instead of a table of the head's own."""
     head_transform: bool = False
     """A dense layer, activation and norm before prediction (BERT)."""
+    head_context: bool = False
+    """Add the row's first token to each, and a norm, before finding what was replaced (DeBERTa-v3)."""
     head_bias: bool = False
     """A bias for each token in the logits."""
     pooler: bool = False
-    """A tanh layer over each row's first token (BERT)."""
+    """A dense layer over each row's first token (BERT)."""
+    pooler_activation: Literal["tanh", "gelu"] = "tanh"
+    """Non-linearity of the pooler."""
     pair_classes: int = Field(0, ge=0)
     """Classes of a row-pair head over the pooler (BERT's next-sentence head: 2; 0: none)."""
 
@@ -182,6 +245,16 @@ class TransformerConfig(Section):
                 f"sinusoidal positions need an even width of at least 4, not {self.embed_width}; "
                 f"nearest legal value: {max(4, self.embed_width + 1)}"
             )
+        if self.disentangled is not None and (self.rotary is not None or self.t5_bias is not None):
+            raise ValueError(f"positions: {kinds}: disentangled scores go with absolute positions alone")
+        if (self.disentangled is not None or self.conv is not None) and self.is_encoder_decoder:
+            raise ValueError(
+                "disentangled positions and a convolution belong to a single stack: give n_layers"
+            )
+        if self.absolute is not None and self.absolute.place == "decoder" and self.norm_place == "pre":
+            raise ValueError(
+                "a mask decoder (absolute positions with place = 'decoder') needs norm_place = 'post'"
+            )
         by_input = self.t5_bias is not None and self.t5_bias.gate == "input"
         if by_input and self.head_width * self.n_heads != self.d_model:
             raise ValueError(
@@ -226,6 +299,16 @@ class TransformerConfig(Section):
     def absolute(self) -> Absolute | None:
         """The absolute position scheme, if any."""
         return next((p for p in self.positions if isinstance(p, Absolute)), None)
+
+    @property
+    def mask_decoder(self) -> bool:
+        """Whether tokens are predicted by a mask decoder."""
+        return self.absolute is not None and self.absolute.place == "decoder" and self.head == "tokens"
+
+    @property
+    def disentangled(self) -> Disentangled | None:
+        """The disentangled position scheme, if any."""
+        return next((p for p in self.positions if isinstance(p, Disentangled)), None)
 
     @property
     def sinusoidal(self) -> Sinusoidal | None:

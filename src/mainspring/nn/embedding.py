@@ -29,6 +29,9 @@ class Embeddings(nn.Module):
         self.segment = nn.Embedding(config.type_vocab, width) if config.type_vocab else None
         self.language = nn.Embedding(config.languages, width) if config.languages else None
         self.norm = make_norm(config, width) if config.embed_norm else None
+        self.mask = config.embed_mask
+        self.biased = absolute is None or absolute.place == "input"
+        """Whether positions are added to what enters the first layer."""
         self.project = Linear(width, config.d_model) if width != config.d_model else None
 
     def forward(self, batch: TokenBatch, *, shared_positions: bool = False) -> Tensor:
@@ -44,7 +47,7 @@ class Embeddings(nn.Module):
         x: Tensor = self.token(batch.ids)
         if self.scale != 1.0:
             x = x * self.scale
-        if self.position is not None or self.waves:
+        if (self.position is not None or self.waves) and self.biased:
             pos = batch.pos[:1] if shared_positions else batch.pos
             pos = pos + self.offset if self.offset else pos
             x = x + (sinusoids(pos, x.shape[-1], x.dtype) if self.position is None else self.position(pos))
@@ -54,5 +57,7 @@ class Embeddings(nn.Module):
                 x = x + table(first if chosen is None else chosen)
         if self.norm is not None:
             x = self.norm(x)
+        if self.mask and batch.valid is not None:
+            x = x * batch.valid[..., None]
         x = F.dropout(x, self.dropout) if self.training and self.dropout else x
         return x if self.project is None else self.project(x)

@@ -44,16 +44,22 @@ class LanguageHead(nn.Module):
 
 
 class ReplacedHead(nn.Module):
-    """Score of each token having been replaced (Clark et al. 2020, section 2): a dense layer, then a sum."""
+    """Score of each token having been replaced (Clark et al. 2020, section 2): a dense layer, then a sum.
+
+    With a context, tokens come with their row's first one added, and a norm goes before (He et al. 2023,
+    arXiv 2111.09543, as published).
+    """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.activation = activate(config.activation)
+        self.context_norm = make_norm(config) if config.head_context else None
         self.dense = Linear(config.d_model, config.d_model)
         self.score = Linear(config.d_model, 1)
 
     def forward(self, hidden: Tensor, embedding: Tensor) -> Tensor:
         """hidden [..., d_model] -> [..., 1], above 0 where replaced is likelier; `embedding` is not used."""
+        hidden = hidden if self.context_norm is None else self.context_norm(hidden)
         scores: Tensor = self.score(self.activation(self.dense(hidden)))
         return scores
 
@@ -79,9 +85,10 @@ class Pooler(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.dense = Linear(config.d_model, config.d_model)
+        self.activation = torch.tanh if config.pooler_activation == "tanh" else activate("gelu")
         self.pair = Linear(config.d_model, config.pair_classes) if config.pair_classes else None
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
         """hidden [B, T, D] -> summary [B, D] and class scores [B, pair_classes], if there are any."""
-        summary = torch.tanh(self.dense(hidden[:, 0]))
+        summary = self.activation(self.dense(hidden[:, 0]))
         return summary, None if self.pair is None else self.pair(summary)

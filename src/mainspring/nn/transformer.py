@@ -13,6 +13,8 @@ from mainspring.nn.attention import Sight
 from mainspring.nn.block import Block, make_norm
 from mainspring.nn.cache import KVCache
 from mainspring.nn.config import T5Bias, TransformerConfig
+from mainspring.nn.conv import TokenConvolution
+from mainspring.nn.disentangled import DistanceTable, positions_aligned
 from mainspring.nn.embedding import Embeddings
 from mainspring.nn.gate import PositionGate
 from mainspring.nn.head import LanguageHead, Pooler, make_head
@@ -64,6 +66,8 @@ class Transformer(nn.Module):
         bias = config.t5_bias
         self.encoder_bias = _relative_bias(config, bias, True) if both and bias else None
         self.bias = _relative_bias(config, bias, bias.bidirectional and not both) if bias else None
+        self.distances = DistanceTable(config) if config.disentangled is not None else None
+        self.conv = TokenConvolution(config) if config.conv is not None else None
         final = config.norm_place == "pre"
         self.encoder_norm = make_norm(config) if final and both else None
         self.norm = make_norm(config) if final else None
@@ -105,16 +109,35 @@ class Transformer(nn.Module):
         sight = self._sight(batch, keys, facts, self.bias)
         memory, cross_sight = self._remember(batch, source, cache)
         x = self.embeddings(batch, shared_positions=facts.shared_positions) if embeds is None else embeds
-        kept = [x]
+        kept, before = [x], x
         for i, block in enumerate(self.layers):
             store = None if cache is None else cache.layers[i]
-            x = block(x, sight, memory, cross_sight, store, self.remat)
+            before, x = x, block(x, sight, memory, cross_sight, store, self.remat)
+            if i == 0 and self.conv is not None:
+                x = self.conv(kept[0], x, batch)
             if states:
                 kept.append(x)
         hidden: Tensor = x if self.norm is None else self.norm(x)
-        logits: Tensor = self.head(hidden if select is None else hidden[select], self.embeddings.token.weight)
+        read = hidden
+        if self.config.mask_decoder:
+            read = self._decode_masks(batch, before, sight)
+        elif self.config.head_context:
+            read = hidden + hidden[:, :1]
+        logits: Tensor = self.head(read if select is None else read[select], self.embeddings.token.weight)
         summary, pair = (None, None) if self.pooler is None else self.pooler(hidden)
         return Output(logits, hidden, tuple(kept) if states else None, summary, pair)
+
+    def _decode_masks(self, batch: TokenBatch, below: Tensor, sight: Sight) -> Tensor:
+        """What tokens are predicted from: queries with positions, twice by the last layer (DeBERTa, 3.2).
+
+        Args:
+            below: what the last layer took, [B, T, D]; keys and values come from it both times.
+        """
+        assert self.embeddings.position is not None
+        queries: Tensor = below + self.embeddings.position(batch.pos + self.embeddings.offset)
+        for _ in range(2):
+            queries = self.layers[-1](queries, sight, remat=self.remat, context=below)
+        return queries
 
     def embed(self, batch: TokenBatch) -> Tensor:
         """What enters the first layer, [B, T, D]; given back to `forward` as `embeds` it changes nothing."""
@@ -126,6 +149,10 @@ class Transformer(nn.Module):
         return [*(self.encoder or ()), *self.layers]
 
     def _check_source(self, source: TokenBatch | None, cache: KVCache | None) -> None:
+        if cache is not None and (self.conv is not None or self.config.mask_decoder):
+            raise UsageError(
+                "a model with a convolution or a mask decoder reads whole rows: it takes no cache"
+            )
         seen = cache is not None and cache.source is not None
         if self.encoder is None and source is not None:
             raise UsageError("a source was given to a model without an encoder; put its tokens in the batch")
@@ -161,13 +188,18 @@ class Transformer(nn.Module):
     ) -> Sight:
         mask, causal = sdpa_mask(batch, keys, facts)
         pos = batch.pos[:1] if facts.shared_positions else batch.pos
+        if self.distances is not None:
+            if causal:
+                mask = _triangle(pos)
+            aligned = keys is None and positions_aligned(batch)
+            keys_pos = pos if keys is None else keys.pos
+            return Sight(relative=self.distances(pos, keys_pos, aligned, mask))
         rotary = self.config.rotary
         angles = None if rotary is None else rotary_angles(pos, self.config.head_width, rotary)
         if bias is None:
             return Sight(mask, causal, angles)
         if causal:  # SDPA takes a mask or is_causal, not both: write the causal rule into the scores.
-            length = pos.shape[1]
-            mask = torch.ones((length, length), dtype=torch.bool, device=pos.device).tril()[None, None]
+            mask = _triangle(pos)
         keys_pos = pos if keys is None else keys.pos
         if bias.config.gate is not None:
             return Sight(mask, False, angles, bias(pos, keys_pos, None))
@@ -175,7 +207,8 @@ class Transformer(nn.Module):
 
     def _inspect(self, batch: TokenBatch) -> Facts:
         facts, config = inspect(batch), self.config
-        if config.absolute is not None and facts.max_position >= config.max_positions:
+        limited = config.absolute is not None and (config.absolute.place == "input" or config.mask_decoder)
+        if limited and facts.max_position >= config.max_positions:
             raise UsageError(
                 f"a token has position {facts.max_position} and the model has {config.max_positions} "
                 f"positions (0 to {config.max_positions - 1}); shorten the text"
@@ -204,6 +237,12 @@ class Transformer(nn.Module):
         for table in (self.embeddings.token, head):
             if table is not None:
                 declare(table, Initial(config.init_std, config.vocab_size))
+
+
+def _triangle(pos: Tensor) -> Tensor:
+    """The causal mask over positions [B, T]: bool [1, 1, T, T]."""
+    length = pos.shape[1]
+    return torch.ones((length, length), dtype=torch.bool, device=pos.device).tril()[None, None]
 
 
 def _relative_bias(config: TransformerConfig, bias: T5Bias, bidirectional: bool) -> RelativeBias:
