@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,8 +33,10 @@ SHARD_TOKENS = 1 << 25
 """Tokens in a shard, about: what is held in memory before it is written."""
 REPLAY = 64 << 20
 """Bytes of a source that are kept from the tokenizer's sample for the encoding, so that it is read once."""
+
 SCAN = 8
 """The tokenizer's sample is drawn from this many times its size, at most."""
+_LOOSE = 8192
 
 Source = SourceConfig | tuple[str, Iterable[Document]]
 """Where to read, or a name and documents that can be iterated more than once."""
@@ -47,8 +50,23 @@ class _Stream:
     lang: str | None
     bytes: int = 0
     pending: list[NDArray[Any]] = field(default_factory=list)
-    lengths: list[int] = field(default_factory=list)
+    lengths: array[int] = field(default_factory=lambda: array("q"))
     segments: list[shards.Segment] = field(default_factory=list)
+    loose: int = 0
+
+    def add(self, ids: NDArray[Any], end: NDArray[Any], size: int) -> None:
+        """Take a document; many small arrays are joined, as each costs a hundred bytes beside its ids."""
+        self.pending += [ids, end]
+        self.lengths.append(len(ids) + 1)
+        self.bytes += size
+        self.loose += 2
+        if self.loose >= _LOOSE:
+            self.pending[-self.loose :] = [np.concatenate(self.pending[-self.loose :])]
+            self.loose = 0
+
+    def clear(self) -> None:
+        """Forget what has been written."""
+        self.pending, self.lengths, self.loose = [], array("q"), 0
 
 
 def build(
@@ -216,9 +234,7 @@ class _Builder:
         held = 0
         for (split, key, lang, length), ids in encode(self._documents(threshold), tokenizer, dtype):
             stream = streams.setdefault((split, key), _Stream(key.partition("/")[0], lang))
-            stream.pending += [ids, end]
-            stream.lengths.append(len(ids) + 1)
-            stream.bytes += length
+            stream.add(ids, end, length)
             held += len(ids) + 1
             report.documents[split] += 1
             report.tokens[split] += len(ids) + 1
@@ -237,7 +253,7 @@ class _Builder:
         self.files[name] = entry
         for key, stream in ready.items():
             stream.segments.append(segments[key])
-            stream.pending, stream.lengths = [], []
+            stream.clear()
 
     def _finish(self, tokenizer: Tokenizer, streams: dict[tuple[str, str], _Stream]) -> None:
         report = self.report

@@ -1,8 +1,8 @@
-"""Documents to token arrays, in batches of bounded bytes, while the previous batch is being written.
+"""Documents to token arrays, in batches of bounded bytes, while others are read and written.
 
 `tokenizers` spreads a batch over all cores and leaves Python's lock free meanwhile, but its memory grows with
 the bytes of a batch (about 100 bytes a token) and one text is one core's work. Hence batches by bytes, long
-texts in pieces, and one batch in flight.
+texts in pieces, and a few batches in flight.
 """
 
 from __future__ import annotations
@@ -20,9 +20,13 @@ from mainspring.text.tokenizer import Tokenizer
 
 BATCH = 1 << 20
 """Characters in a batch, about."""
+PIECES = 1 << 13
+"""Pieces in a batch, at most."""
 PIECE = 1 << 15
 """Characters of a text that are encoded at a time."""
-_FLIGHT = 2
+_THREADS = 2
+"""One batch's ids become arrays, under Python's lock, while the library encodes the next."""
+_FLIGHT = 3
 
 _BREAK = re.compile(r"(?<=[^\W\d_])\s")
 T = TypeVar("T")
@@ -52,7 +56,7 @@ def encode(
         dtype: of the arrays.
     """
     flight: deque[tuple[list[tuple[T, int]], Future[list[NDArray[Any]]]]] = deque()
-    with ThreadPoolExecutor(1, thread_name_prefix="encode") as pool:
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="encode") as pool:
         for items, pieces in _batches(texts):
             flight.append((items, pool.submit(_arrays, tokenizer, pieces, dtype)))
             if len(flight) > _FLIGHT:
@@ -91,7 +95,7 @@ def _batches(texts: Iterable[tuple[T, str]]) -> Iterator[tuple[list[tuple[T, int
         items.append((item, len(parts)))
         pieces.extend(parts)
         size += len(text) if text.isascii() else 3 * len(text)
-        if size >= BATCH:
+        if size >= BATCH or len(pieces) >= PIECES:
             yield items, pieces
             items, pieces, size = [], [], 0
     if items:

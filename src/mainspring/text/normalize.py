@@ -19,6 +19,7 @@ _FORMS: dict[Form, Literal["NFC", "NFKC", "NFD", "NFKD"]] = {
 # Control (Cc) but tab, newline and carriage return; U+FEFF inside text; lone surrogates; noncharacters.
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 _BREAKS = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
+_ASCII_CONTROL = bytes(code for code in (*range(32), 127) if code not in b"\t\n")
 _BLANKS = re.compile(r"[^\S\n]+")
 _MANY_LINES = re.compile(r"\n{3,}")
 
@@ -48,15 +49,23 @@ def normalize(text: str, config: NormalizeConfig) -> str:
     >>> normalize("cafe\\u0301 \\r\\n", NormalizeConfig())
     'café'
     """
-    if config.newlines == "unify":
-        text = _BREAKS.sub("\n", text)
-    if config.control == "remove":
-        text = _CONTROL.sub("", text)
-    if config.form != "none" and not text.isascii():
-        text = unicodedata.normalize(_FORMS[config.form], text)
+    plain = _is_plain(text)
+    if not plain:
+        if config.newlines == "unify":
+            text = _BREAKS.sub("\n", text)
+        if config.control == "remove":
+            text = _CONTROL.sub("", text)
+        if config.form != "none":
+            text = unicodedata.normalize(_FORMS[config.form], text)
     if config.whitespace == "keep":
         return text
     if config.whitespace == "collapse":
         text = _BLANKS.sub(" ", text)
-    lines = "\n".join(line.rstrip() for line in text.split("\n"))
-    return _MANY_LINES.sub("\n\n", lines).strip()
+    if not plain or " \n" in text or "\t\n" in text:
+        text = "\n".join(line.rstrip() for line in text.split("\n"))
+    return (_MANY_LINES.sub("\n\n", text) if "\n\n\n" in text else text).strip()
+
+
+def _is_plain(text: str) -> bool:
+    """Whether a text is ASCII letters, tabs and newlines, so that only its white space can need work."""
+    return text.isascii() and len(text.encode("ascii").translate(None, _ASCII_CONTROL)) == len(text)
