@@ -64,7 +64,9 @@ def _suits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return result
+    # The operator's result is a view of a matrix; FSDP warns of views among a module's outputs.
+    plain: Tensor = torch.ops.aten._unsafe_view(result, list(result.shape))
+    return plain
 
 
 class _OneDnnLinear(torch.autograd.Function):

@@ -6,6 +6,7 @@ Run as `python -m mainspring.train.agent TORCHRUN-OPTIONS -m mainspring train ..
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -20,6 +21,8 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         0, the exit code of the rank that failed first, or 128 + n if signal n ended it or this.
     """
+    for part in ("agent.server.api", "multiprocessing.api"):  # they tell of every signal passed on
+        logging.getLogger(f"torch.distributed.elastic.{part}").setLevel(logging.ERROR)
     try:
         run(parse_args(list(arguments)))  # type: ignore[no-untyped-call]
     except SignalException as error:
