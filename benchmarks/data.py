@@ -116,7 +116,7 @@ def worker(name: str, folder: Path) -> None:
 
 
 def peak_bytes() -> int:
-    """Peak resident size of this process (Linux keeps the parent's in ru_maxrss across exec, not in VmHWM)."""
+    """Peak resident size of this process (on Linux ru_maxrss keeps the parent's, VmHWM does not)."""
     status = Path("/proc/self/status")
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

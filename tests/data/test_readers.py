@@ -95,6 +95,14 @@ def test_broken_json_lines_are_named_and_the_rest_kept(tmp_path: Path) -> None:
     assert report.reasons["not valid JSON"] == 2
 
 
+def test_lone_surrogates_cost_a_letter(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a\\ud800b"}\n{"text": "\\ud83d\\ude00"}\n')
+    found, report = read_all(tmp_path / "a.jsonl")
+    assert found == ["a\ufffdb", "\U0001f600"]
+    assert faults(report) == [("a.jsonl", 1)]
+    assert "lone surrogate" in str(report.examples[0])
+
+
 def test_bad_utf8_costs_a_line(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"good\nb\xc3d\nlast")
     found, report = read_all(tmp_path / "a.txt")

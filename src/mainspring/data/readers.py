@@ -44,7 +44,15 @@ def read(source: SourceConfig | str | Path, report: ReadReport | None = None) ->
     config = source if isinstance(source, SourceConfig) else SourceConfig(name="text", path=str(source))
     account = ReadReport() if report is None else report
     for document in _documents(config, account):
-        size = utf8_length(document.text)
+        try:
+            size = len(document.text) if document.text.isascii() else len(document.text.encode())
+        except UnicodeEncodeError as error:
+            file, _, line = document.id.rpartition(":")
+            account.fault(
+                file, int(line), "lone surrogate, replaced by U+FFFD", f"character {error.start + 1}"
+            )
+            document = document._replace(text=_mended(document.text))
+            size = len(document.text.encode())
         account.documents += 1
         account.bytes += size
         yield document
@@ -55,6 +63,11 @@ def read(source: SourceConfig | str | Path, report: ReadReport | None = None) ->
 def utf8_length(text: str) -> int:
     """Bytes of a text in UTF-8 (a lone surrogate counts three)."""
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def _mended(text: str) -> str:
+    """A text with U+FFFD for lone surrogates; a pair of them becomes the letter it stands for."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _documents(config: SourceConfig, report: ReadReport) -> Iterator[Document]:
