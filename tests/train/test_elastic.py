@@ -56,8 +56,8 @@ def lines(run: Path, kind: str) -> list[dict[str, object]]:
 def test_a_lost_node_costs_at_most_the_steps_since_the_last_checkpoint(data: Path, tmp_path: Path) -> None:
     file, run = tmp_path / "recipe.toml", tmp_path / "run"
     # plan.data stays 2 in the recipe: an elastic run takes as many ranks as there are.
-    wanted = recipe(data, train__steps=STEPS, train__checkpoint_every=EVERY, train__elastic=True, plan__data=2,
-                    plan__zero=2)
+    wanted = recipe(data, train__steps=STEPS, train__checkpoint_every=EVERY, train__elastic=True,
+                    plan__data=2, plan__zero=2)
     file.write_text(to_toml(wanted))
     logs = [tmp_path / "node-0.log", tmp_path / "node-1.log"]
     port = free_port()
