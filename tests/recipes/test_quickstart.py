@@ -4,6 +4,7 @@ again."""
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -101,7 +102,10 @@ def test_other_settings_are_refused(first: tuple[Path, Summary, list[news.News]]
         quickstart.run(first[0], overrides=SHAPE, steps=7, corpus=SMALL)
 
 
-def test_fewer_steps_where_time_is_short(tmp_path: Path) -> None:
+@pytest.mark.distributed
+def test_fewer_steps_where_time_is_short(
+    first: tuple[Path, Summary, list[news.News]], tmp_path: Path
+) -> None:
     class StopHereError(Exception):
         pass
 
@@ -109,15 +113,17 @@ def test_fewer_steps_where_time_is_short(tmp_path: Path) -> None:
 
     def tell(item: news.News) -> None:
         told.append(item)
-        if isinstance(item, news.PlanReady):
+        if isinstance(item, news.PilotDone):
             raise StopHereError
 
+    shutil.copytree(first[0] / "data", tmp_path / "run" / "data")
     with pytest.raises(StopHereError):
         quickstart.run(tmp_path / "run", overrides=SHAPE, corpus=SMALL, minutes=1e-6, tell=tell)
-    plan = told[-1]
-    assert isinstance(plan, news.PlanReady)
-    assert plan.shortened_from is not None
-    assert plan.forecast.recipe.train.steps == 20
+    pilot = told[-1]
+    assert isinstance(pilot, news.PilotDone)
+    assert pilot.steps == 20 < pilot.wanted
+    assert pilot.seconds_per_step > 0
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["data", "summary.json"]
 
 
 def test_declarations_can_be_read_again() -> None:

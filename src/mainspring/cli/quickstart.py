@@ -34,7 +34,10 @@ def quickstart(
         typer.Option(min=1, help="Training steps; the recipe's where left out.", show_default=False),
     ] = None,
     minutes: Annotated[
-        float, typer.Option(help="Take fewer steps where by forecast they would take longer than this.")
+        float,
+        typer.Option(
+            help="Take fewer steps where at the pace of a pilot run they would take longer than this."
+        ),
     ] = 4.0,
     corpus_mb: Annotated[
         float, typer.Option("--corpus-mb", help="Megabytes of documentation to learn from.")
@@ -125,6 +128,7 @@ class Narrator:
         from mainspring.cli.data import show_build
         from mainspring.cli.evaluate import show_comparison
         from mainspring.cli.plan import show_forecast
+        from mainspring.planner.units import duration
         from mainspring.recipes.quickstart import news
 
         console = out()
@@ -139,11 +143,14 @@ class Narrator:
                 show_build(item.report)
         elif isinstance(item, news.PlanReady):
             show_forecast(item.forecast)
-            if item.shortened_from is not None:
+        elif isinstance(item, news.PilotDone):
+            console.print(
+                f"a pilot run takes {duration(item.seconds_per_step)} a step", markup=False, style="dim"
+            )
+            if item.steps < item.wanted:
                 console.print(
-                    f"{item.forecast.recipe.train.steps} steps instead of the recipe's "
-                    f"{item.shortened_from}: "
-                    "all of them would take longer than allowed here (--minutes)",
+                    f"{item.steps} steps instead of the recipe's {item.wanted}, which would take longer than "
+                    "allowed on this machine (--minutes)",
                     markup=False,
                     style="yellow",
                 )

@@ -41,6 +41,7 @@ def train(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Delete what the run directory holds of a run and begin anew.")
     ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
     """Train what a recipe describes. The same command again goes on from the newest checkpoint.
 
@@ -58,14 +59,14 @@ def train(
     named = Path(recipe)
     run = Run(out or (named if (named / "recipe.toml").is_file() else Path("runs") / asked.name))
     if "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        _as_rank(asked, run)
+        _as_rank(asked, run, quiet)
         return
     if fresh:
         clear(run)
     elif not resume:
         _refuse_other(asked, run)
     if asked.plan.world == 1:
-        _as_rank(asked, run)
+        _as_rank(asked, run, quiet)
         return
     from mainspring.recipes.forecast import check
     from mainspring.train.launch import launch
@@ -73,12 +74,12 @@ def train(
     check(asked)  # here, where a fault is told once and at once
     run.dir.mkdir(parents=True, exist_ok=True)
     run.write_recipe(asked)
-    code = launch(run.recipe, run.dir, asked.plan.world)
+    code = launch(run.recipe, run.dir, asked.plan.world, options=["--quiet"] if quiet else [])
     if code:
         raise typer.Exit(code)
 
 
-def _as_rank(recipe: Recipe, run: Run) -> None:
+def _as_rank(recipe: Recipe, run: Run, quiet: bool) -> None:
     """Be one rank of the run: alone, or one of those that torchrun started."""
     from mainspring.cli.progress import ProgressSink
     from mainspring.evaluate.probe import record
@@ -86,7 +87,7 @@ def _as_rank(recipe: Recipe, run: Run) -> None:
     from mainspring.train.trainer import Trainer
 
     with World.start(None if recipe.train.elastic else recipe.plan, threads=recipe.train.threads) as world:
-        if world.is_main:
+        if world.is_main and not quiet:
             with ProgressSink() as sink:
                 trainer = Trainer(recipe, run.dir, world, [sink])
                 result = trainer.fit()

@@ -41,8 +41,17 @@ class PlanReady:
     """What training will take."""
 
     forecast: Forecast
-    shortened_from: int | None = None
-    """Steps of the recipe, where the time allowed is not enough for them on this machine."""
+
+
+@dataclass(frozen=True)
+class PilotDone:
+    """A few steps were tried, to see how many the time allows."""
+
+    seconds_per_step: float
+    steps: int
+    """Steps that will be done."""
+    wanted: int
+    """Steps of the recipe."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +95,7 @@ News = (
     StageBegan
     | CorpusReady
     | PlanReady
+    | PilotDone
     | TrainingSkipped
     | Scored
     | Reloaded

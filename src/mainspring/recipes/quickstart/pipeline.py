@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import statistics
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from mainspring.data.dataset import TokenData
@@ -20,7 +22,7 @@ from mainspring.models import resolve
 from mainspring.recipes.catalogue import load
 from mainspring.recipes.differences import differences
 from mainspring.recipes.exchange import checkpoint_of
-from mainspring.recipes.forecast import Forecast, forecast
+from mainspring.recipes.forecast import forecast
 from mainspring.recipes.quickstart import news
 from mainspring.recipes.quickstart.corpus import Corpus, prepare
 from mainspring.recipes.report import write_report
@@ -38,8 +40,11 @@ PROMPTS = (
 )
 """What the trained model continues."""
 MINUTES = 4.0
-"""Time that training may take, by forecast."""
+"""Time that training may take, at the pace of a pilot run."""
 LEAST_STEPS = 20
+PILOT_STEPS = 8
+INTERRUPTED = (130, 143)
+"""Exit codes of a run that a signal ended and that has saved."""
 SUMMARY = "summary.json"
 """File of a run that says how long each step took, and what reloading showed."""
 
@@ -75,9 +80,11 @@ def run(
     Args:
         out_dir: run directory; the data goes to `out_dir`/data.
         overrides: of the recipe `quickstart`.
-        steps: of training; None: the recipe's, or fewer where they would take longer than `minutes`.
+        steps: of training; None: the recipe's, or fewer where a pilot run says that they would take longer
+            than
+            `minutes`.
         corpus: what to learn from; None: the embedded corpus.
-        minutes: time that training may take, by forecast.
+        minutes: time that training may take.
         prompts: what the model continues in the end.
         tell: is told the news.
 
@@ -116,17 +123,17 @@ class _Quickstart:
         with self._stage("corpus"):
             data = self._corpus(corpus)
         with self._stage("plan"):
-            plan, shortened = self._plan(known or asked, None if known or steps else minutes)
-            self.tell(news.PlanReady(plan, shortened))
+            plan = forecast(known or asked)
+            self.tell(news.PlanReady(plan))
         with self._stage("train"):
-            summary.status = self._train(plan.recipe)
+            recipe, summary.status = self._train(plan.recipe, None if known or steps else minutes)
         if summary.status == "interrupted":
             return summary
         engine = Engine.load(work.dir)
         with self._stage("evaluate"):
-            summary.comparison = self._compare(engine, data, plan.recipe)
+            summary.comparison = self._compare(engine, data, recipe)
         with self._stage("reload"):
-            summary.agreement = self._reload(plan)
+            summary.agreement = self._reload(recipe)
             self._complete(engine, prompts)
         with self._stage("report"):
             self._keep()
@@ -174,36 +181,47 @@ class _Quickstart:
             )
         return known
 
-    def _plan(self, recipe: Recipe, minutes: float | None) -> tuple[Forecast, int | None]:
-        """The forecast, of fewer steps where the recipe's would take too long; and the recipe's steps in
-        that case."""
-        plan = forecast(recipe)
-        if minutes is None or plan.seconds <= minutes * 60:
-            return plan, None
-        fewer = max(LEAST_STEPS, int(minutes * 60 / plan.prepared.estimate.seconds_per_step))
-        if fewer >= recipe.train.steps:
-            return plan, None
-        shorter = recipe.replace(train={**recipe.train.model_dump(mode="json"), "steps": fewer})
-        return forecast(shorter, plan.machine), recipe.train.steps
-
-    def _train(self, recipe: Recipe) -> Literal["finished", "interrupted"]:
+    def _train(
+        self, recipe: Recipe, minutes: float | None
+    ) -> tuple[Recipe, Literal["finished", "interrupted"]]:
+        """Train what is left to train: the recipe, or, where `minutes` are given, as much of it as they
+        allow."""
         work = self.summary.run
         newest = latest(work.checkpoints)
         if newest is not None and Manifest.read(newest).step >= recipe.train.steps:
             self._done_before = True
             self.tell(news.TrainingSkipped(Manifest.read(newest).step))
-            return "finished"
+            return recipe, "finished"
         work.dir.mkdir(parents=True, exist_ok=True)
+        if minutes is not None:
+            recipe = self._fit(recipe, minutes)
         work.write_recipe(recipe)
         code = launch(work.recipe, work.dir, recipe.plan.world)
-        ended = [event for event in read(work.metrics) if event["event"] == "run_ended"]
-        if ended and ended[-1]["status"] == "interrupted":
-            return "interrupted"
+        if code in INTERRUPTED:
+            return recipe, "interrupted"
         newest = latest(work.checkpoints)
         if code or newest is None or Manifest.read(newest).step < recipe.train.steps:
-            said = ended[-1]["message"] if ended else "it ended before its first step"
-            raise RunFault(f"training failed with exit code {code}: {said or 'see the messages above'}")
-        return "finished"
+            raise RunFault(f"training ended with exit code {code}; the messages above say why")
+        return recipe, "finished"
+
+    def _fit(self, recipe: Recipe, minutes: float) -> Recipe:
+        """A recipe of so many steps, at most its own, as the time allows at the pace of a pilot run."""
+        with TemporaryDirectory(dir=self.summary.run.dir, prefix="pilot-") as folder:
+            pilot = Run(Path(folder))
+            short = {"steps": PILOT_STEPS, "checkpoint_every": 0, "eval_every": 0, "tensorboard": False}
+            pilot.write_recipe(_with_train(recipe, short))
+            code = launch(pilot.recipe, pilot.dir, recipe.plan.world, options=["--quiet"])
+            seconds = [event["seconds"] for event in read(pilot.metrics) if event["event"] == "step_done"]
+        if code in INTERRUPTED:
+            raise KeyboardInterrupt
+        if code or len(seconds) < PILOT_STEPS:
+            raise RunFault(
+                f"a pilot run of {PILOT_STEPS} steps ended with exit code {code}; see the messages above"
+            )
+        pace = statistics.median(seconds[2:])  # the first steps choose kernels and allocate
+        steps = min(recipe.train.steps, max(LEAST_STEPS, int(minutes * 60 / pace)))
+        self.tell(news.PilotDone(pace, steps, recipe.train.steps))
+        return _with_train(recipe, {"steps": steps})
 
     def _compare(self, engine: Engine, data: TokenData, recipe: Recipe) -> Comparison:
         """Score the model and the baselines, unless the scores of this checkpoint are there."""
@@ -217,10 +235,10 @@ class _Quickstart:
         self.tell(news.Scored(result))
         return result
 
-    def _reload(self, plan: Forecast) -> Agreement:
+    def _reload(self, recipe: Recipe) -> Agreement:
         """Load the checkpoint once more from its files and compare logits with the trained model's."""
         work, checkpoint = checkpoint_of(self.summary.run.dir)
-        config = resolve(plan.recipe.model, TokenData.open(self.data_dir).vocab_size)
+        config = resolve(recipe.model, TokenData.open(self.data_dir).vocab_size)
         agreement = verify(load_model_state(checkpoint), config, work)
         if not agreement.identical:
             raise CheckpointError(
@@ -240,3 +258,7 @@ class _Quickstart:
             self.tell(news.Sampled(prompt, completion))
         work = self.summary.run
         work.write_json(work.samples, self.summary.samples)
+
+
+def _with_train(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+    return recipe.replace(train={**recipe.train.model_dump(mode="json"), **changes})

@@ -60,7 +60,7 @@ def chart(
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter, MaxNLocator
+    from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
     with mpl.rc_context(
         {"svg.fonttype": "none", "svg.hashsalt": title, "font.size": 9, "axes.linewidth": 0.8}
@@ -92,8 +92,10 @@ def chart(
         else:
             axes.yaxis.set_major_locator(MaxNLocator(5))
             top = max((abs(y) for line in lines for y in line.y), default=1.0)
-            if top >= 1000 or top < 0.01:
+            if top >= 1000:
                 axes.yaxis.set_major_formatter(EngFormatter(sep=" "))
+            elif top < 0.01:
+                axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             if from_zero:
                 axes.set_ylim(bottom=0)
         if any(line.label for line in lines):

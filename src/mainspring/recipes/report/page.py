@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from importlib.resources import files
 
@@ -155,30 +155,29 @@ def _plan(facts: RunFacts) -> str:
     rows: list[list[str]] = []
     bars: list[tuple[str, float, str, str]] = []
 
-    def compare(what: str, planned: float, measured: float | None, unit: str) -> None:
-        def words(value: float) -> str:
-            return amount(value, "B") if unit == "B" else duration(value) if unit == "s" else f"{value:,.0f}"
-
+    def compare(
+        what: str, short: str, planned: float, measured: float | None, words: Callable[[float], str]
+    ) -> None:
         if measured is None:
             rows.append([what, words(planned), "-", "-"])
             return
         rows.append([what, words(planned), words(measured), f"{measured / planned:.2f}"])
         longest = max(planned, measured)
-        bars.extend(
-            [
-                (f"{what}, planned", planned / longest, words(planned), ""),
-                ("measured", measured / longest, words(measured), "measured"),
-            ]
-        )
+        bars.append((f"{short}, planned", planned / longest, words(planned), ""))
+        bars.append(("measured", measured / longest, words(measured), "measured"))
 
-    compare("Memory of a rank at its peak", expected["bytes_per_rank"], facts.peak_memory, "B")
-    compare("Time of a step", expected["seconds_per_step"], facts.median("seconds"), "s")
+    def size(value: float) -> str:
+        return amount(value, "B")
+
+    compare("Memory of a rank at its peak", "memory", expected["bytes_per_rank"], facts.peak_memory, size)
+    a_step = expected["seconds_per_step"]
+    compare("Time of a step", "a step", a_step, facts.median("seconds"), duration)
     done = facts.steps[-1]["step"] if facts.steps else 0
     if done:
-        compare(f"All {done:,} steps", expected["seconds_per_step"] * done, facts.seconds or None, "s")
+        compare(f"All {done:,} steps", "all steps", a_step * done, facts.seconds or None, duration)
     kinds = expected["bytes_by_kind"]
     most = max(kinds.values())
-    by_kind = _bars((kind, size / most, amount(size, "B"), "") for kind, size in kinds.items() if size)
+    by_kind = _bars((kind, n / most, size(n), "") for kind, n in kinds.items() if n)
     times = expected["seconds_by_kind"]
     slowest = max(times.values())
     by_time = _bars((kind, s / slowest, duration(s), "") for kind, s in times.items())
