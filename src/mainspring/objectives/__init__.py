@@ -3,9 +3,10 @@
 from mainspring.objectives.base import Loss, Objective, Views, labelled_loss
 from mainspring.objectives.build import build
 from mainspring.objectives.causal import CausalLM
-from mainspring.objectives.config import CausalConfig, MaskedConfig, ObjectiveConfig
+from mainspring.objectives.config import CausalConfig, MaskedConfig, ObjectiveConfig, PseudoMaskedConfig
 from mainspring.objectives.cross_entropy import summed_cross_entropy
 from mainspring.objectives.masked import MaskedLM, mask_row
+from mainspring.objectives.pseudo_masked import PseudoMaskedLM
 from mainspring.objectives.words import Vocabulary, word_starts
 
 __all__ = [
@@ -16,6 +17,8 @@ __all__ = [
     "MaskedLM",
     "Objective",
     "ObjectiveConfig",
+    "PseudoMaskedConfig",
+    "PseudoMaskedLM",
     "Views",
     "Vocabulary",
     "build",

@@ -49,6 +49,12 @@ class Objective(Protocol):
         ...
 
 
+def check_generators(batch: TokenBatch, rngs: Sequence[np.random.Generator]) -> None:
+    """Raise ValueError unless there is a generator for each row of a batch [B, T]."""
+    if len(rngs) != batch.ids.shape[0]:
+        raise ValueError(f"{batch.ids.shape[0]} rows need as many generators, not {len(rngs)}")
+
+
 def labelled(view: TokenBatch) -> Tensor:
     """Where a view has a label: bool [B, T].
 

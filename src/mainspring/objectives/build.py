@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from mainspring.objectives.base import Objective
 from mainspring.objectives.causal import CausalLM
-from mainspring.objectives.config import CausalConfig, MaskedConfig
+from mainspring.objectives.config import CausalConfig, MaskedConfig, ObjectiveConfig, PseudoMaskedConfig
 from mainspring.objectives.masked import MaskedLM
+from mainspring.objectives.pseudo_masked import PseudoMaskedLM
 from mainspring.objectives.words import Vocabulary
 
 
-def build(config: CausalConfig | MaskedConfig, vocabulary: Vocabulary) -> Objective:
+def build(config: ObjectiveConfig, vocabulary: Vocabulary) -> Objective:
     """Make the objective that `config` names.
 
     Raises:
@@ -18,5 +19,7 @@ def build(config: CausalConfig | MaskedConfig, vocabulary: Vocabulary) -> Object
     match config:
         case MaskedConfig():
             return MaskedLM(config, vocabulary)
+        case PseudoMaskedConfig():
+            return PseudoMaskedLM(config, vocabulary)
         case CausalConfig():
             return CausalLM()

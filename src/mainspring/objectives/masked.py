@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from mainspring.data.batch import IGNORE, TokenBatch, bidirectional_batch
-from mainspring.errors import ConfigError
-from mainspring.objectives.base import Loss, Views, labelled, labelled_loss
+from mainspring.objectives.base import Loss, Views, check_generators, labelled, labelled_loss
 from mainspring.objectives.config import MaskedConfig
+from mainspring.objectives.replacement import Replacement
 from mainspring.objectives.words import Bools, Ints, Vocabulary, word_starts
 
 
@@ -29,20 +29,13 @@ class MaskedLM:
     NAME = "mlm"
 
     def __init__(self, config: MaskedConfig, vocabulary: Vocabulary) -> None:
-        if vocabulary.mask is None:
-            raise ConfigError(
-                "objective.kind = 'mlm': the tokenizer has no mask token; "
-                "train a WordPiece tokenizer, or use objective.kind = 'clm'"
-            )
         self.config = config
         self.vocabulary = vocabulary
-        self._mask = vocabulary.mask
-        self._ordinary = np.flatnonzero(~vocabulary.special)
+        self._replacement = Replacement(config, vocabulary, config.kind)
 
     def build(self, batch: TokenBatch, rngs: Sequence[np.random.Generator]) -> Views:
         """Hide tokens of every row of a batch [B, T] and label them; row r draws from `rngs[r]` alone."""
-        if len(rngs) != batch.ids.shape[0]:
-            raise ValueError(f"{batch.ids.shape[0]} rows need as many generators, not {len(rngs)}")
+        check_generators(batch, rngs)
         ids = batch.ids.cpu().numpy().copy()
         docs = None if batch.doc is None else batch.doc.cpu().numpy()
         valid = None if batch.valid is None else batch.valid.cpu().numpy()
@@ -51,7 +44,7 @@ class MaskedLM:
             doc = None if docs is None else docs[row]
             hide = self._choose(ids[row], doc, None if valid is None else valid[row], rng)
             labels[row, hide] = ids[row, hide]
-            ids[row, hide] = self._replace(ids[row, hide], rng)
+            ids[row, hide] = self._replacement.draw(ids[row, hide], rng)
         device = batch.ids.device
         view = bidirectional_batch(
             torch.from_numpy(ids).to(device), doc=batch.doc, valid=batch.valid,
@@ -76,14 +69,6 @@ class MaskedLM:
         if self.config.whole_words:
             starts = word_starts(ids, self.vocabulary, doc)
         return mask_row(starts, maskable, self.config.rate, self.config.max_ngram, rng, doc=doc)
-
-    def _replace(self, hidden: Ints, rng: np.random.Generator) -> Ints:
-        """80/10/10: the mask token, a random ordinary token, the token itself."""
-        draw = rng.random(len(hidden))
-        random = self._ordinary[rng.integers(len(self._ordinary), size=len(hidden))]
-        masked = draw < self.config.mask_share
-        swapped = ~masked & (draw < self.config.mask_share + self.config.random_share)
-        return np.where(masked, self._mask, np.where(swapped, random, hidden))
 
 
 def mask_row(starts: Bools, maskable: Bools, rate: float, max_ngram: int, rng: np.random.Generator, *,

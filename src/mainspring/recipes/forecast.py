@@ -12,8 +12,9 @@ from mainspring.data.shards import read_manifest
 from mainspring.errors import DataError
 from mainspring.models import FAMILIES, resolve
 from mainspring.nn.config import TransformerConfig
-from mainspring.objectives import MaskedConfig, Vocabulary
+from mainspring.objectives import Vocabulary
 from mainspring.objectives import build as build_objective
+from mainspring.objectives.config import predicted_share
 from mainspring.parallel.world import usable_cores
 from mainspring.planner import Machine, Prepared, prepare
 from mainspring.planner.memory import available_memory
@@ -89,7 +90,6 @@ def forecast(recipe: Recipe, machine: Machine | None = None, *, local_ranks: int
         machine = Machine.measure(
             recipe.train.threads, ranks=min(local_ranks or recipe.plan.world, usable_cores())
         )
-    objective = recipe.objective
     prepared = prepare(
         config,
         recipe.plan,
@@ -98,7 +98,7 @@ def forecast(recipe: Recipe, machine: Machine | None = None, *, local_ranks: int
         precision=recipe.train.precision,
         machine=machine,
         local_ranks=local_ranks,
-        predicted=objective.rate if isinstance(objective, MaskedConfig) else 1.0,
+        predicted=predicted_share(recipe.objective),
     )
     return Forecast(recipe, config, prepared, machine, source)
 

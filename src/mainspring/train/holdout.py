@@ -7,9 +7,11 @@ import time
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from mainspring import comm
+from mainspring.data.batch import TokenBatch
 from mainspring.data.dataset import TokenData
 from mainspring.data.loader import holdout_batch, holdout_count, row_generators
 from mainspring.objectives import CausalLM, Objective
@@ -58,9 +60,7 @@ def score(model: nn.Module, objective: Objective, data: TokenData, *, step: int,
                 losses = objective.loss(model, {k: v.to(device) for k, v in views.items()})
                 name, loss = next(iter(losses.items()))
                 if index < len(starts):
-                    labels = views[name].labels
-                    assert labels is not None
-                    size = data.tokenizer.token_bytes(np.asarray(labels[labelled(views[name])]))
+                    size = data.tokenizer.token_bytes(_predicted(views[name])) if name in views else 0
                     scored = [float(loss.total), loss.count, size]
                     sums += torch.tensor(scored, dtype=torch.float64, device=device)
     finally:
@@ -74,3 +74,9 @@ def score(model: nn.Module, objective: Objective, data: TokenData, *, step: int,
         bits_per_byte=nats / math.log(2) / size if causal else None,
         tokens=int(tokens), bytes=int(size), seconds=time.perf_counter() - began,
     )
+
+
+def _predicted(view: TokenBatch) -> NDArray[np.int64]:
+    """Every token that the view asks for."""
+    assert view.labels is not None
+    return np.asarray(view.labels[labelled(view)])

@@ -15,7 +15,8 @@ from mainspring import models, objectives, optim, parallel, planner
 from mainspring.config import parse
 from mainspring.data.dataset import TokenData
 from mainspring.nn import Transformer, TransformerConfig, initialize
-from mainspring.objectives import MaskedConfig, Objective, Vocabulary
+from mainspring.objectives import Objective, Vocabulary
+from mainspring.objectives.config import predicted_share
 from mainspring.parallel import World, build_mesh
 from mainspring.planner import Batch, Estimate, Machine
 from mainspring.train.recipe import Recipe
@@ -91,8 +92,7 @@ def _measure(recipe: Recipe, world: World) -> Machine:
 
 
 def _predicted(recipe: Recipe) -> float:
-    objective = recipe.objective
-    return objective.rate if isinstance(objective, MaskedConfig) else 1.0
+    return predicted_share(recipe.objective)
 
 
 def _model(recipe: Recipe, config: TransformerConfig, world: World) -> nn.Module:
