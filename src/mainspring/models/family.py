@@ -32,3 +32,5 @@ class Family:
     """
     upgrade: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda theirs: theirs
     """Older layouts of the weights to the one that `weights` reads; others are returned as they are."""
+    causal: bool = False
+    """Whether its models continue text from left to right."""

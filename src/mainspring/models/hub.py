@@ -5,24 +5,19 @@ Only safetensors are read: a pickled checkpoint runs code when it is opened.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mainspring.errors import WeightsError, suggest
 from mainspring.models.family import Family
+from mainspring.models.files import read_json, read_weights, write_json, write_weights
 from mainspring.models.hf import VOCAB_ROWS
 from mainspring.models.registry import FAMILIES, ModelConfig
 from mainspring.nn.config import TransformerConfig
 from mainspring.text.tokenizer import Tokenizer
-
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 class Imported(NamedTuple):
@@ -74,13 +69,13 @@ def export_hf(
         tokenizer = Tokenizer.load(tokenizer_json)
         _check_padding(tokenizer, config)
         specials |= _write_tokenizer(tokenizer, config, out)
-    _write_weights(weights, out, shard_bytes)
+    write_weights(weights, out, shard_bytes)
     generates = any(a.endswith("LMHeadModel") for a in values["architectures"])
     if generates:
-        _write_json(out / "generation_config.json", {"_from_model_config": True, **specials})
+        write_json(out / "generation_config.json", {"_from_model_config": True, **specials})
     dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
     padding = {} if config.vocab_rows is None else {VOCAB_ROWS: config.vocab_rows}
-    _write_json(out / "config.json", {**values, **specials, **padding, "dtype": dtype})
+    write_json(out / "config.json", {**values, **specials, **padding, "dtype": dtype})
     return out
 
 
@@ -99,12 +94,12 @@ def import_hf(path: str | Path, *, allow_missing: bool = False, family: str | No
             damaged, or names and shapes differ from the model's.
     """
     folder = Path(path)
-    values = _read_json(folder / "config.json")
+    values = read_json(folder / "config.json")
     model_type = str(values.get("model_type"))
     kind = _family(folder, model_type) if family is None else FAMILIES.get(family)
     if kind is None:
         raise WeightsError(f"family = {family!r}: no such family; {suggest(str(family), FAMILIES)}")
-    weights = kind.upgrade(_read_weights(folder))
+    weights = kind.upgrade(read_weights(folder))
     config = kind.from_hf(values, weights.keys())
     state, missing = kind.weights.read(weights, config, allow_missing=allow_missing)
     return Imported(kind.name, config, state, missing)
@@ -132,7 +127,7 @@ def _check_padding(tokenizer: Tokenizer, config: TransformerConfig) -> None:
 def _write_tokenizer(tokenizer: Tokenizer, config: TransformerConfig, out: Path) -> dict[str, int | None]:
     tokenizer.save(out / "tokenizer.json")
     roles = {f"{role}_token": token for role, token in sorted(tokenizer.specials.items())}
-    _write_json(
+    write_json(
         out / "tokenizer_config.json",
         {
             "tokenizer_class": "PreTrainedTokenizerFast",
@@ -144,83 +139,3 @@ def _write_tokenizer(tokenizer: Tokenizer, config: TransformerConfig, out: Path)
     eos = tokenizer.eos
     bos = tokenizer.bos if tokenizer.bos is not None else eos
     return {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": tokenizer.pad}
-
-
-def _write_weights(weights: Mapping[str, Tensor], out: Path, shard_bytes: int) -> None:
-    shards: list[dict[str, Tensor]] = [{}]
-    used = 0
-    for name, tensor in weights.items():
-        if used and used + tensor.nbytes > shard_bytes:
-            shards.append({})
-            used = 0
-        shards[-1][name] = tensor
-        used += tensor.nbytes
-    count = len(shards)
-    files = [SINGLE] if count == 1 else [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
-    for file, shard in zip(files, shards, strict=True):
-        unfinished = out / f"{file}.tmp"
-        save_file(shard, unfinished, metadata={"format": "pt"})
-        unfinished.replace(out / file)
-    for stale in (*out.glob("model*.safetensors"), out / INDEX):
-        if stale.name not in files:
-            stale.unlink(missing_ok=True)
-    if count > 1:
-        where = {name: file for file, shard in zip(files, shards, strict=True) for name in shard}
-        total = sum(t.nbytes for t in weights.values())
-        _write_json(out / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
-
-
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    if (folder / INDEX).is_file():
-        where = _read_json(folder / INDEX).get("weight_map")
-        if not isinstance(where, dict) or not all(isinstance(f, str) for f in where.values()):
-            raise WeightsError(f"{folder / INDEX}: weight_map is missing or not a table of file names")
-        weights: dict[str, Tensor] = {}
-        for file in sorted(set(where.values())):
-            if Path(file).name != file:
-                raise WeightsError(f"{folder / INDEX}: {file!r} is not the name of a file beside it")
-            weights |= _read_file(folder / file)
-        lost = sorted(set(where) - set(weights))
-        if lost:
-            raise WeightsError(f"{folder}: tensors of the index are in no file: {', '.join(lost[:8])}")
-        return weights
-    if (folder / SINGLE).is_file():
-        return _read_file(folder / SINGLE)
-    pickles = sorted(p.name for pattern in _PICKLES for p in folder.glob(pattern))
-    if pickles:
-        raise WeightsError(
-            f"{folder}: {pickles[0]} is a pickle, which can run any code when opened, so it is not read. If you "
-            f"trust it, convert it once; transformers.AutoModelForPreTraining.from_pretrained(PATH)"
-            f".save_pretrained(PATH) writes {SINGLE}"
-        )
-    raise WeightsError(f"{folder}: neither {SINGLE} nor {INDEX} is there")
-
-
-def _read_file(file: Path) -> dict[str, Tensor]:
-    try:
-        weights: dict[str, Tensor] = load_file(file)
-    except FileNotFoundError:
-        raise WeightsError(f"{file}: the index names this file and it is not there") from None
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{file}: damaged or truncated ({error}); fetch it again") from error
-    return weights
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise WeightsError(
-            f"{file}: cannot be read ({error.strerror}); give a folder in the Hugging Face layout"
-        ) from error
-    except ValueError as error:
-        raise WeightsError(f"{file}: not valid JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise WeightsError(f"{file}: holds {type(values).__name__}, not an object")
-    return values
-
-
-def _write_json(file: Path, values: Mapping[str, Any]) -> None:
-    unfinished = file.with_name(f"{file.name}.tmp")
-    unfinished.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    unfinished.replace(file)

@@ -31,7 +31,7 @@ from mainspring.nn.config import TransformerConfig
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
-        "gpt2": Family("gpt2", gpt2.PRESETS, gpt2.WEIGHTS, "gpt2", gpt2.to_hf, gpt2.from_hf),
+        "gpt2": Family("gpt2", gpt2.PRESETS, gpt2.WEIGHTS, "gpt2", gpt2.to_hf, gpt2.from_hf, causal=True),
         "bert": Family("bert", bert.PRESETS, bert.WEIGHTS, "bert", bert.to_hf, bert.from_hf),
         "roberta": Family(
             "roberta", roberta.PRESETS, roberta.WEIGHTS, "roberta", roberta.to_hf, roberta.from_hf
@@ -69,7 +69,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             "electra", electra.PRESETS, electra.WEIGHTS, "electra", electra.to_hf, electra.from_hf
         ),
         "unilm": Family(
-            "unilm", unilm.PRESETS, unilm.WEIGHTS, "unilm", unilm.to_hf, unilm.from_hf, unilm.upgrade
+            "unilm", unilm.PRESETS, unilm.WEIGHTS, "unilm", unilm.to_hf, unilm.from_hf, upgrade=unilm.upgrade
         ),
         "zcode": Family("zcode", zcode.PRESETS, zcode.WEIGHTS, "m2m_100", zcode.to_hf, zcode.from_hf),
         "turing_nlg": Family(
@@ -79,6 +79,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             "gpt2",
             turing_nlg.to_hf,
             turing_nlg.from_hf,
+            causal=True,
         ),
         "infoxlm": Family(
             "infoxlm", infoxlm.PRESETS, infoxlm.WEIGHTS, "xlm-roberta", infoxlm.to_hf, infoxlm.from_hf

@@ -113,14 +113,7 @@ class WeightMap:
             WeightsError: names are missing or unexpected, or shapes differ; all are listed.
         """
         shapes = expected_shapes(config)
-        missing = [n for n in shapes if n not in ours]
-        unexpected = [n for n in ours if n not in shapes]
-        misshaped = [
-            f"{n} is {list(ours[n].shape)}, not {list(s)}"
-            for n, s in shapes.items()
-            if n in ours and ours[n].shape != s
-        ]
-        _refuse(missing, unexpected, misshaped, "the state is not this model's")
+        refuse_differences(ours, shapes, "the state is not this model's")
         result: dict[str, Tensor] = {}
         for entry in self._entries(shapes):
             result.update(zip(entry.theirs, entry.transform.write(ours[entry.ours], config), strict=True))
@@ -169,6 +162,27 @@ def expected_shapes(config: TransformerConfig) -> dict[str, torch.Size]:
     """Names and shapes of the parameters of a model, without building it in memory."""
     with torch.device("meta"):
         return {name: p.shape for name, p in Transformer(config).state_dict().items()}
+
+
+def refuse_differences(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], what: str) -> None:
+    """Refuse tensors by our names that are not those of a model.
+
+    Args:
+        state: the tensors.
+        shapes: `expected_shapes` of the model.
+        what: beginning of the message.
+
+    Raises:
+        WeightsError: names are missing or unexpected, or shapes differ; all are listed.
+    """
+    missing = [n for n in shapes if n not in state]
+    unexpected = [n for n in state if n not in shapes]
+    misshaped = [
+        f"{n} is {list(state[n].shape)}, not {list(s)}"
+        for n, s in shapes.items()
+        if n in state and state[n].shape != s
+    ]
+    _refuse(missing, unexpected, misshaped, what)
 
 
 def _refuse(missing: Sequence[str], unexpected: Sequence[str], misshaped: Sequence[str], what: str) -> None:

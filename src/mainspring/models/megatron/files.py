@@ -6,17 +6,16 @@ ranks, the model's configuration. Pickles are not read: they run code when they 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from mainspring.config import parse
 from mainspring.errors import WeightsError
+from mainspring.models.files import read_json, read_tensors, write_json
 from mainspring.models.megatron.shares import Version, merge, split
 from mainspring.nn.config import TransformerConfig
 
@@ -77,9 +76,7 @@ def export_megatron(
         "padded_vocab_size": shares[0]["word_embeddings.weight"].shape[0] * ranks,
         "config": config.model_dump(mode="json", exclude_defaults=True),
     }
-    unfinished = out / f"{SETTINGS}.tmp"
-    unfinished.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    unfinished.replace(out / SETTINGS)
+    write_json(out / SETTINGS, settings)
     return out
 
 
@@ -101,7 +98,7 @@ def import_megatron(
     files = sorted(folder.glob("mp_rank_*.safetensors"))
     if not files:
         raise WeightsError(f"{folder}: no mp_rank_00.safetensors is there{_hint(folder)}")
-    settings = _settings(folder)
+    settings = read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
     wanted = [_file(rank) for rank in range(int(settings.get("tensor_model_parallel_size", len(files))))]
     if [file.name for file in files] != wanted:
         raise WeightsError(
@@ -117,7 +114,7 @@ def import_megatron(
                 f"{folder}: without {SETTINGS}, give the version: {', '.join(get_args(Version))}"
             )
         version = settings["checkpoint_version"]
-    state = merge([_read(file) for file in files], config, version)
+    state = merge([read_tensors(file) for file in files], config, version)
     return MegatronModel(config, state, version, len(files))
 
 
@@ -134,24 +131,3 @@ def _hint(folder: Path) -> str:
         f"trust it, convert each rank's once: torch.load it, take the table whose names are those of "
         f"mainspring.models.megatron.AXES, and write it with safetensors.torch.save_file as {_file(0)}"
     )
-
-
-def _settings(folder: Path) -> dict[str, Any]:
-    file = folder / SETTINGS
-    if not file.is_file():
-        return {}
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise WeightsError(f"{file}: not valid JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise WeightsError(f"{file}: holds {type(values).__name__}, not an object")
-    return values
-
-
-def _read(file: Path) -> dict[str, Tensor]:
-    try:
-        share: dict[str, Tensor] = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{file}: damaged or truncated ({error}); fetch it again") from error
-    return share
