@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.fsdp._fully_shard._fsdp_api import AllGather, ReduceScatter
+from torch.utils._pytree import tree_map_only
 
 from mainspring import comm
 from mainspring.comm import Counter
@@ -77,6 +78,8 @@ class Sharded(Strategy):
             unit.set_force_sum_reduction_for_comms(True)
         if hasattr(self._root, "set_reduce_scatter_unused_params"):
             self._root.set_reduce_scatter_unused_params(True)
+        for module in (model, *blocks):
+            module.register_forward_hook(_own_products, prepend=True)  # before FSDP2's own hook
         model.register_forward_hook(self._after_forward)
 
     def materialized(self, *, equal: bool) -> None:
@@ -134,6 +137,28 @@ class Sharded(Strategy):
             self.settle()
         elif self._scalars is not None:
             self._scalars.expect(output)
+
+
+def _own_products(module: nn.Module, args: Any, output: Any) -> Any:
+    """Outputs that are views of a fresh matrix product, as tensors of their own (nothing is copied).
+
+    A linear layer over [B, T, D] is a product and a view of it. FSDP2 hangs its hooks on outputs and warns
+    about each view, since an operation in place would get round them. A product does not keep its result for
+    backward, so nobody else has to know of such an operation.
+    """
+    return tree_map_only(Tensor, _own_product, output) if torch.is_grad_enabled() else output
+
+
+def _own_product(tensor: Tensor) -> Tensor:
+    node = tensor.grad_fn
+    views = ("ViewBackward", "UnsafeViewBackward")
+    if tensor._base is None or node is None or not node.name().startswith(views):
+        return tensor
+    source = node.next_functions[0][0]
+    if source is None or not source.name().startswith(("MmBackward", "AddmmBackward", "BmmBackward")):
+        return tensor
+    own: Tensor = torch.ops.aten._unsafe_view(tensor, tensor.shape)
+    return own
 
 
 class _Allocate:
