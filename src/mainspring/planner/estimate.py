@@ -19,8 +19,8 @@ from mainspring.planner.units import amount, duration
 EFFICIENCY = 0.85
 """Part of the measured best rate that the matrix products of a model reach."""
 PASSES = 6
-"""How often an activation goes through memory outside matrix products: written and read forward, read backward,
-and the like for its gradient. (Both constants: docs/decisions/0003-parallel-on-fsdp2.md.)"""
+"""How often an activation goes through memory outside matrix products: written and read forward, read
+backward, and the like for its gradient. (Both constants: docs/decisions/0003-parallel-on-fsdp2.md.)"""
 RUNTIME_BYTES = 300 * 2**20
 """What a process holds before any tensor: the interpreter and the libraries (about 250 MiB resident on a
 CPU)."""
