@@ -2,7 +2,7 @@
 
 One GPT-2-shaped model, the same tokens, two processes of one thread. Each engine runs in its own pair of
 processes, engines take turns, and a figure is the median of the rounds' medians over steps. The bare loops
-train the very module that our trainer trains, fed from memory; the Hugging Face Trainer trains its own GPT-2.
+are fed from memory and train transformers' GPT-2 or, "ours", the very module that our trainer trains.
 
 The physical bound is the matrix multiplication rate of a core, measured in the same run: 6 FLOPs a parameter
 and token (Kaplan et al. 2020) plus attention.
@@ -27,7 +27,23 @@ SHAPE = {"d_model": 512, "n_layers": 8, "n_heads": 8, "d_ff": 2048, "max_positio
 VOCABULARY, SEQUENCE, ROWS, RANKS = 8192, 256, 2, 2
 RATE, CLIP, WARM = 1e-4, 1.0, 2
 OURS = {"mainspring zero-0": 0, "mainspring zero-1": 1, "mainspring zero-2": 2, "mainspring zero-3": 3}
-PEERS = ("ddp bare loop", "fsdp2 bare loop (keep)", "fsdp2 bare loop (reshard)", "hf trainer")
+BARE = {
+    "ddp loop": ("ddp", False),
+    "fsdp2 loop, kept": ("keep", False),
+    "fsdp2 loop, resharded": ("reshard", False),
+    "fsdp2 loop, kept, ours": ("keep", True),
+    "fsdp2 loop, resharded, ours": ("reshard", True),
+}
+HF = "hf trainer"
+SOME = (
+    "mainspring zero-0",
+    "mainspring zero-2",
+    "ddp loop",
+    "fsdp2 loop, kept",
+    "fsdp2 loop, kept, ours",
+    HF,
+)
+QUICK = ("mainspring zero-2", "fsdp2 loop, kept, ours", HF)
 
 
 def build_data(folder: Path) -> None:
@@ -42,10 +58,10 @@ def build_data(folder: Path) -> None:
 
 def batches(folder: Path, rank: int) -> Iterator[Any]:
     """This rank's batches, in the order in which our trainer takes them."""
-    from mainspring.data import Mixture, TokenData, rows
+    from mainspring.data import DataConfig, TokenData, mixture_of, rows
 
     data = TokenData.open(folder)
-    mixture = Mixture.of(data)
+    mixture = mixture_of(data, DataConfig(path=str(folder), seq_len=SEQUENCE))
     step = 0
     while True:
         first = (step * RANKS + rank) * ROWS
@@ -53,7 +69,7 @@ def batches(folder: Path, rank: int) -> Iterator[Any]:
         step += 1
 
 
-def train_ours(folder: Path, steps: int, precision: str, zero: int) -> list[float]:
+def train_ours(folder: Path, steps: int, precision: str, zero: int, run: Path) -> list[float]:
     """Seconds between the ends of successive steps of our trainer, everything included."""
     from mainspring.parallel import World
     from mainspring.train import Recipe, StepDone, Trainer
@@ -83,44 +99,34 @@ def train_ours(folder: Path, steps: int, precision: str, zero: int) -> list[floa
         if isinstance(event, StepDone):
             ends.append(time.perf_counter())
 
-    with tempfile.TemporaryDirectory() as run, World.start() as world:
-        Trainer(recipe, Path(run), world, [watch]).fit()
+    with World.start() as world:
+        Trainer(recipe, run, world, [watch]).fit()
     return ends
 
 
-def train_bare(folder: Path, steps: int, precision: str, engine: str) -> list[float]:
+def train_bare(folder: Path, steps: int, precision: str, way: str, our_module: bool) -> list[float]:
     """A loop as PyTorch's own examples write it: forward, mean loss, backward, clip, fused AdamW."""
     import torch
     import torch.distributed as dist
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
     from torch.nn.parallel import DistributedDataParallel
 
-    from mainspring.models import ModelConfig, resolve
-    from mainspring.nn import Transformer, initialize
-
     dist.init_process_group("gloo")
-    config = resolve(ModelConfig(family="gpt2", config={**SHAPE}), vocab_size=VOCABULARY)
-    model: torch.nn.Module = Transformer(config)
-    initialize(model, 0)
+    model, blocks = our_gpt2() if our_module else their_gpt2()
     low = precision == "bf16"
-    if engine == "ddp bare loop":
+    if way == "ddp":
         model = DistributedDataParallel(model)
     else:
-        keep = engine.endswith("(keep)")
-        policy = (
-            MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-            if low
-            else MixedPrecisionPolicy()
-        )
-        for block in [*model.blocks(), model]:  # type: ignore[operator, union-attr]
-            fully_shard(block, reshard_after_forward=not keep, mp_policy=policy)
+        policy = MixedPrecisionPolicy(*((torch.bfloat16, torch.float32) if low else ()))
+        for block in [*blocks, model]:
+            fully_shard(block, reshard_after_forward=way == "reshard", mp_policy=policy)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, fused=True)
     feed = batches(folder, dist.get_rank())
     ready = [next(feed) for _ in range(steps)]
     ends: list[float] = []
     for batch in ready:
-        with torch.autocast("cpu", torch.bfloat16, enabled=low and engine.startswith("ddp")):
-            logits = model(batch).logits
+        with torch.autocast("cpu", torch.bfloat16, enabled=low and way == "ddp"):
+            logits = model(batch if our_module else batch.ids).logits
         loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), batch.labels.flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
@@ -132,9 +138,31 @@ def train_bare(folder: Path, steps: int, precision: str, engine: str) -> list[fl
     return ends
 
 
+def our_gpt2() -> tuple[Any, list[Any]]:
+    """The module that our trainer trains, and its blocks."""
+    from mainspring.models import ModelConfig, resolve
+    from mainspring.nn import Transformer, initialize
+
+    model = Transformer(resolve(ModelConfig(family="gpt2", config={**SHAPE}), vocab_size=VOCABULARY))
+    return initialize(model, 0), model.blocks()
+
+
+def their_gpt2() -> tuple[Any, list[Any]]:
+    """transformers' GPT-2 of the same shape, with SDPA attention, and its blocks."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        vocab_size=VOCABULARY, n_positions=SEQUENCE, n_embd=SHAPE["d_model"], n_layer=SHAPE["n_layers"],
+        n_head=SHAPE["n_heads"], resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False,
+        attn_implementation="sdpa",
+    )  # fmt: skip
+    model = GPT2LMHeadModel(config)
+    return model, list(model.transformer.h)
+
+
 def train_hf(folder: Path, steps: int, precision: str) -> list[float]:
     """transformers.Trainer (accelerate, DDP) with its own GPT-2 and SDPA attention."""
-    from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
+    from transformers import Trainer, TrainerCallback, TrainingArguments
     from transformers.utils import logging
 
     logging.set_verbosity_error()
@@ -146,10 +174,6 @@ def train_hf(folder: Path, steps: int, precision: str) -> list[float]:
         for row in batch.ids
         for _ in range(RANKS)  # the Trainer's sampler deals examples out to the ranks
     ]
-    config = GPT2Config(
-        vocab_size=VOCABULARY, n_positions=SEQUENCE, n_embd=SHAPE["d_model"], n_layer=SHAPE["n_layers"],
-        n_head=SHAPE["n_heads"], resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, attn_implementation="sdpa",
-    )  # fmt: skip
     ends: list[float] = []
 
     class Watch(TrainerCallback):
@@ -163,7 +187,7 @@ def train_hf(folder: Path, steps: int, precision: str) -> list[float]:
             ddp_backend="gloo", logging_steps=1, save_strategy="no", report_to=[], optim="adamw_torch_fused",
             bf16=precision == "bf16", disable_tqdm=True,
         )  # fmt: skip
-        Trainer(GPT2LMHeadModel(config), arguments, train_dataset=examples, callbacks=[Watch()]).train()
+        Trainer(their_gpt2()[0], arguments, train_dataset=examples, callbacks=[Watch()]).train()
     return ends
 
 
@@ -173,11 +197,11 @@ def child(engine: str, folder: Path, steps: int, precision: str, out: Path) -> N
 
     torch.set_num_threads(1)
     if engine in OURS:
-        ends = train_ours(folder, steps, precision, OURS[engine])
-    elif engine == "hf trainer":
+        ends = train_ours(folder, steps, precision, OURS[engine], out / "run")
+    elif engine == HF:
         ends = train_hf(folder, steps, precision)
     else:
-        ends = train_bare(folder, steps, precision, engine)
+        ends = train_bare(folder, steps, precision, *BARE[engine])
     seconds = [b - a for a, b in zip(ends[WARM - 1 :], ends[WARM:], strict=False)]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     (out / f"{os.environ['RANK']}.json").write_text(json.dumps({"seconds": seconds, "peak_mib": peak}))
@@ -195,7 +219,7 @@ def measure(engine: str, folder: Path, steps: int, precision: str) -> dict[str, 
         if ran.returncode:
             raise RuntimeError(f"{engine}: {ran.stderr[-3000:]}")
         ranks = [json.loads(path.read_text()) for path in Path(out).glob("*.json")]
-    step = max(median(rank["seconds"]) for rank in ranks)
+    step = max(median(rank["seconds"]) for rank in ranks if rank["seconds"])  # ours tells rank 0 alone
     return {
         "tokens_per_second": RANKS * ROWS * SEQUENCE / step,
         "peak_mib": max(rank["peak_mib"] for rank in ranks),
@@ -206,36 +230,40 @@ def gemm_rate(precision: str) -> float:
     """FLOP/s of one core at this model's shapes."""
     import torch
 
+    from mainspring.nn.linear import linear
+
     torch.set_num_threads(1)
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
-    x, w = torch.randn(512, 512, dtype=kind), torch.randn(512, 2048, dtype=kind)
+    x, w = torch.randn(512, 512, dtype=kind), torch.randn(2048, 512, dtype=kind)
     best = 0.0
-    for _ in range(30):
-        started = time.perf_counter()
-        for _ in range(5):
-            x @ w
-        best = max(best, 5 * 2 * 512 * 512 * 2048 / (time.perf_counter() - started))
+    with torch.no_grad():
+        for product in (torch.nn.functional.linear, linear):
+            for _ in range(30):
+                started = time.perf_counter()
+                for _ in range(5):
+                    product(x, w)
+                best = max(best, 5 * 2 * 512 * 512 * 2048 / (time.perf_counter() - started))
     return best
 
 
 def main() -> int:
     """Compare, at two precisions (one with --quick)."""
     arguments = options("training throughput and memory beside PyTorch and the Hugging Face Trainer")
-    rounds, steps = (1, 4) if arguments.quick else (5, 8)
-    engines = ["mainspring zero-2", *PEERS[1:2], PEERS[3]] if arguments.quick else [*OURS, *PEERS]
+    rounds, steps = (1, 4) if arguments.quick else (5, 7)
+    everything = (*OURS, *BARE, HF)
     rows: list[dict[str, Any]] = []
     bars: list[Bar] = []
     with tempfile.TemporaryDirectory() as folder:
         build_data(Path(folder))
-        for precision in ("fp32",) if arguments.quick else ("fp32", "bf16"):
+        compared = {"fp32": QUICK} if arguments.quick else {"fp32": everything, "bf16": SOME}
+        for precision, engines in compared.items():
 
             def runner(engine: str, precision: str = precision) -> Callable[[], dict[str, float]]:
                 return lambda: measure(engine, Path(folder), steps, precision)
 
             results = interleave(rounds, {engine: runner(engine) for engine in engines})
             rate = {e: median([r["tokens_per_second"] for r in runs]) for e, runs in results.items()}
-            flops = flops_per_token()
-            bound = RANKS * gemm_rate(precision) / flops
+            bound = RANKS * gemm_rate(precision) / flops_per_token()
             for engine, runs in results.items():
                 rows.append(
                     {
@@ -244,28 +272,23 @@ def main() -> int:
                         "tokens/s": round(rate[engine], 1),
                         "of the GEMM bound": round(rate[engine] / bound, 3),
                         "peak MiB a rank": round(median([r["peak_mib"] for r in runs])),
-                        "rounds tokens/s": [round(r["tokens_per_second"]) for r in runs],
+                        "tokens/s of each round": [round(r["tokens_per_second"]) for r in runs],
                     }
                 )
-            keep, reshard = PEERS[1], PEERS[2]
-            bars.append(
-                Bar(f"{precision} zero-2 / fsdp2 (keep)", rate["mainspring zero-2"] / rate[keep], 1.0)
-            )
-            if reshard in rate:
-                bars.append(
-                    Bar(
-                        f"{precision} zero-3 / fsdp2 (reshard)",
-                        rate["mainspring zero-3"] / rate[reshard],
-                        1.0,
-                    )
-                )
-            ours = max(rate[e] for e in OURS if e in rate)
-            bars.append(Bar(f"{precision} best plan / hf trainer", ours / rate["hf trainer"], 1.15))
+            for zero, way in ((2, "kept"), (3, "resharded")):
+                for peer in (f"fsdp2 loop, {way}", f"fsdp2 loop, {way}, ours"):
+                    mine = f"mainspring zero-{zero}"
+                    if peer in rate and mine in rate:
+                        bars.append(Bar(f"{precision} {mine} / {peer}", rate[mine] / rate[peer], 1.0))
+            for mine in OURS:
+                if mine in rate:
+                    bars.append(Bar(f"{precision} {mine} / {HF}", rate[mine] / rate[HF], 1.15))
     notes = [
         f"{parameters():,} parameters, sequence {SEQUENCE}, {ROWS} rows a rank and step, {RANKS} gloo "
         f"ranks of one thread, AdamW, clipping at {CLIP}; {flops_per_token():,} FLOPs a token; "
         f"median of {rounds} rounds.",
-        "The bare loops train our module from batches in memory; our trainer also reads, logs and reports.",
+        "The bare loops take their batches from memory; our trainer also reads, logs and reports. "
+        "The GEMM bound is the better of MKL and oneDNN at this model's shapes.",
     ]
     return finish("train", title="Training beside PyTorch and the Hugging Face Trainer", rows=rows, bars=bars,
                   notes=notes, arguments=arguments)  # fmt: skip
