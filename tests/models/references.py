@@ -12,7 +12,8 @@ from transformers.models.t5.modeling_t5 import T5Attention
 from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
 from mainspring.data.batch import TokenBatch
-from models.battery import VOCABULARY, Case
+
+from .battery import VOCABULARY, Case
 
 V = VOCABULARY
 

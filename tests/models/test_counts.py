@@ -16,7 +16,8 @@ import transformers as hf
 
 from mainspring.models import FAMILIES
 from mainspring.nn import Transformer
-from models.battery import check_count, count
+
+from .battery import check_count, count
 
 
 def bert_like(

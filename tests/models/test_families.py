@@ -3,7 +3,8 @@
 import pytest
 
 from mainspring.models import FAMILIES
-from models.battery import (
+
+from .battery import (
     Case,
     check_hub,
     check_learns,
@@ -11,7 +12,7 @@ from models.battery import (
     check_refusals,
     check_round_trip,
 )
-from models.references import CASES
+from .references import CASES
 
 
 def test_every_family_is_in_the_battery():

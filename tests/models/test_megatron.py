@@ -12,8 +12,9 @@ from mainspring.models import FAMILIES, ModelConfig
 from mainspring.models.hub import export_hf, import_hf
 from mainspring.models.megatron import AXES, export_megatron, import_megatron, merge, split
 from mainspring.nn import Transformer
-from models.battery import Case, ours, random_reference
-from models.references import CASES
+
+from .battery import Case, ours, random_reference
+from .references import CASES
 
 VERSIONS = ["0", "1.0", "2.0"]
 RANKS = [1, 2, 4]
@@ -199,15 +200,11 @@ def test_wrong_folders_are_told(pair, tmp_path):
         import_megatron(tmp_path)
     (tmp_path / "mp_rank_00").mkdir()
     (tmp_path / "mp_rank_00" / "model_states.pt").write_bytes(b"\x80\x04.")
-    with pytest.raises(
-        WeightsError, match="model_states.pt is a pickle.* convert each rank's once"
-    ):
+    with pytest.raises(WeightsError, match="model_states.pt is a pickle.* convert each rank's once"):
         import_megatron(tmp_path)
     out = export_megatron(model.config, model.state_dict(), tmp_path / "out", ranks=2)
     (out / "mp_rank_01.safetensors").rename(out / "mp_rank_02.safetensors")
-    with pytest.raises(
-        WeightsError, match="holds mp_rank_00.*, mp_rank_02.safetensors; needed are"
-    ):
+    with pytest.raises(WeightsError, match="holds mp_rank_00.*, mp_rank_02.safetensors; needed are"):
         import_megatron(out)
     (out / "mp_rank_02.safetensors").write_bytes(b"short")
     (out / "mp_rank_02.safetensors").rename(out / "mp_rank_01.safetensors")

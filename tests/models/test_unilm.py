@@ -11,8 +11,9 @@ from mainspring.errors import WeightsError
 from mainspring.models import FAMILIES
 from mainspring.models.hub import import_hf
 from mainspring.nn.config import Absolute, T5Bias
-from models.battery import ours, random_reference
-from models.references import CASES
+
+from .battery import ours, random_reference
+from .references import CASES
 
 CASE = next(c for c in CASES if str(c) == "unilm-v2")
 

@@ -15,6 +15,16 @@ class Layout(StrEnum):
     """Layouts that models can be written in."""
 
     hf = "hf"
+    megatron = "megatron"
+    safetensors = "safetensors"
+
+
+class QkvVersion(StrEnum):
+    """Megatron's layouts of the joint matrix of queries, keys and values."""
+
+    v0 = "0"
+    v1 = "1.0"
+    v2 = "2.0"
 
 
 def export(
@@ -26,18 +36,25 @@ def export(
     layout: Annotated[
         Layout,
         typer.Option(
-            "--format", help="hf: config.json, safetensors and tokenizer, as transformers loads them."
+            "--format",
+            help="hf: config.json, safetensors and tokenizer, as transformers loads them. megatron: a share "
+            "for each tensor-parallel rank, for models of GPT-2's shape. safetensors: by our own names.",
         ),
     ] = Layout.hf,
+    ranks: Annotated[int, typer.Option(min=1, help="Tensor-parallel ranks (megatron).")] = 1,
+    qkv_version: Annotated[
+        QkvVersion, typer.Option(help="Megatron's checkpoint version, which orders the rows of qkv.")
+    ] = QkvVersion.v2,
 ) -> None:
     """Write a run's newest checkpoint for other programs.
 
     mainspring export runs/quickstart --to models/quickstart
+
+    mainspring export runs/gpt2 --to models/shares --format megatron --ranks 4
     """
     from mainspring.recipes.exchange import export_run
 
-    assert layout is Layout.hf
-    export_run(path, to)
+    export_run(path, to, layout.value, ranks=ranks, version=qkv_version.value)
     out().print(str(to), markup=False)
 
 
@@ -45,17 +62,23 @@ def import_(
     path: Annotated[
         Path,
         typer.Argument(
-            metavar="HF_DIR", show_default=False, help="Directory with config.json and safetensors."
+            metavar="MODEL_DIR",
+            show_default=False,
+            help="Directory of a model in one of the layouts that export writes.",
         ),
     ],
     to: Annotated[Path, typer.Option("--to", help="Run directory to make.", show_default=False)],
     data: Annotated[str, typer.Option(help="Data directory that the run's recipe names.")] = "data/tokens",
+    family: Annotated[
+        str | None,
+        typer.Option(show_default=False, help="Family, where several share a layout: minilm for a BERT, ..."),
+    ] = None,
 ) -> None:
-    """Make a run out of a Hugging Face model: it can be evaluated, served and exported like one trained here.
+    """Make a run out of a model: it can be evaluated, served and exported like one trained here.
 
     mainspring import models/gpt2 --to runs/gpt2
     """
     from mainspring.recipes.exchange import import_run
 
-    import_run(path, to, data=data)
+    import_run(path, to, data=data, family=family)
     out().print(str(to), markup=False)

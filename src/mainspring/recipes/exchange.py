@@ -1,4 +1,4 @@
-"""Runs out to the Hugging Face layout, and runs made of it."""
+"""Runs out to other programs' layouts, and runs made of models in them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 from mainspring.config import parse
 from mainspring.data.config import DataConfig
 from mainspring.errors import UsageError
-from mainspring.models import ModelConfig, resolve
-from mainspring.models.hub import export_hf, import_hf
+from mainspring.models import FAMILIES, ModelConfig, resolve
+from mainspring.models.exchange import Layout, export_model, import_model
+from mainspring.models.megatron import Version
 from mainspring.objectives.config import CausalConfig, MaskedConfig
 from mainspring.text.tokenizer import Tokenizer
 from mainspring.train.checkpoint import latest, load_model_state, save
@@ -17,26 +18,38 @@ from mainspring.train.recipe import Recipe, TrainConfig
 from mainspring.train.run import Run
 
 
-def export_run(path: str | Path, to: str | Path) -> Path:
-    """Write a run's newest checkpoint, or one that is named, as transformers loads it.
+def export_run(
+    path: str | Path, to: str | Path, layout: Layout = "hf", *, ranks: int = 1, version: Version = "2.0"
+) -> Path:
+    """Write a run's newest checkpoint, or one that is named, in a layout.
+
+    Args:
+        path: run directory, or a checkpoint in one.
+        to: folder to write.
+        layout: as `models.exchange` names them.
+        ranks: degree of tensor parallelism (megatron).
+        version: layout of query_key_value (megatron).
 
     Raises:
         UsageError: `path` is no run and no checkpoint of one, or the run has no checkpoint yet.
-        WeightsError: the family's published layout cannot express the model.
+        WeightsError: the layout cannot express the model.
+        ConfigError: the model does not divide by `ranks`.
     """
     run, checkpoint = checkpoint_of(path)
     recipe = run.read_recipe()
     config = resolve(recipe.model, Tokenizer.load(run.tokenizer).vocab_size)
-    return export_hf(recipe.model, config, load_model_state(checkpoint), run.tokenizer, to)
+    state = load_model_state(checkpoint)
+    return export_model(layout, recipe.model, config, state, run.tokenizer, to, ranks=ranks, version=version)
 
 
-def import_run(path: str | Path, to: str | Path, *, data: str) -> Run:
-    """Make a run of a model in the Hugging Face layout, with its weights as the checkpoint of step 0.
+def import_run(path: str | Path, to: str | Path, *, data: str, family: str | None = None) -> Run:
+    """Make a run of a model in any layout that is written, with its weights as the checkpoint of step 0.
 
     Args:
-        path: directory of config.json, safetensors and tokenizer.json.
+        path: directory of the model, with its tokenizer.json.
         to: run directory to make.
         data: data directory that the recipe names; nothing is read from it.
+        family: name of the family, where several share a layout.
 
     Raises:
         UsageError: `to` is a run already, or the model cannot be read.
@@ -44,15 +57,15 @@ def import_run(path: str | Path, to: str | Path, *, data: str) -> Run:
     run = Run(Path(to))
     if run.recipe.exists():
         raise UsageError(f"{to} is a run already; give another directory with --to")
-    imported = import_hf(path)
+    imported = import_model(path, family=family)
     tokenizer = Tokenizer.load(path)
     config = imported.config
-    values = config.model_dump(mode="json", exclude_none=True)
+    values = {**config.model_dump(mode="json", exclude_none=True), "vocab_rows": config.rows}
     recipe = Recipe(
         name=run.dir.name,
         model=parse(ModelConfig, {"family": imported.family, "config": values}),
         data=DataConfig(path=data, seq_len=min(config.max_positions, 1024)),
-        objective=MaskedConfig() if imported.family == "bert" else CausalConfig(),
+        objective=CausalConfig() if FAMILIES[imported.family].causal else MaskedConfig(),
         train=TrainConfig(steps=1, batch_tokens=min(config.max_positions, 1024)),
     )
     resolve(recipe.model, tokenizer.vocab_size)
