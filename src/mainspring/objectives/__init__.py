@@ -3,10 +3,21 @@
 from mainspring.objectives.base import Loss, Objective, Views, labelled_loss
 from mainspring.objectives.build import build
 from mainspring.objectives.causal import CausalLM
-from mainspring.objectives.config import CausalConfig, MaskedConfig, ObjectiveConfig, PseudoMaskedConfig
-from mainspring.objectives.cross_entropy import summed_cross_entropy
+from mainspring.objectives.config import (
+    CausalConfig,
+    MaskedConfig,
+    ObjectiveConfig,
+    PrefixConfig,
+    PseudoMaskedConfig,
+    Seq2SeqConfig,
+    UnilmConfig,
+)
+from mainspring.objectives.cross_entropy import smoothed_cross_entropy, summed_cross_entropy
 from mainspring.objectives.masked import MaskedLM, mask_row
+from mainspring.objectives.prefix import PrefixLM
 from mainspring.objectives.pseudo_masked import PseudoMaskedLM
+from mainspring.objectives.seq2seq import Seq2Seq
+from mainspring.objectives.unilm import UnilmMixture
 from mainspring.objectives.words import Vocabulary, word_starts
 
 __all__ = [
@@ -17,13 +28,20 @@ __all__ = [
     "MaskedLM",
     "Objective",
     "ObjectiveConfig",
+    "PrefixConfig",
+    "PrefixLM",
     "PseudoMaskedConfig",
     "PseudoMaskedLM",
+    "Seq2Seq",
+    "Seq2SeqConfig",
+    "UnilmConfig",
+    "UnilmMixture",
     "Views",
     "Vocabulary",
     "build",
     "labelled_loss",
     "mask_row",
+    "smoothed_cross_entropy",
     "summed_cross_entropy",
     "word_starts",
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor, nn
@@ -81,3 +81,18 @@ def labelled_loss(model: nn.Module, view: TokenBatch) -> Tensor:
         logits = model(view, select=where).logits
         labels = view.labels[where]
     return summed_cross_entropy(logits, labels)
+
+
+class LabelledView:
+    """Counts and loss of an objective that has one view and predicts at its labels."""
+
+    NAME: ClassVar[str]
+    """Name of the view and of the loss."""
+
+    def counts(self, views: Views) -> dict[str, int]:
+        """Number of labelled tokens."""
+        return {self.NAME: int(labelled(views[self.NAME]).sum())}
+
+    def loss(self, model: nn.Module, views: Views) -> dict[str, Loss]:
+        """Summed cross entropy at the labels, in nats."""
+        return {self.NAME: Loss(labelled_loss(model, views[self.NAME]), 1.0, self.counts(views)[self.NAME])}

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from mainspring.objectives.base import Objective
 from mainspring.objectives.causal import CausalLM
-from mainspring.objectives.config import CausalConfig, MaskedConfig, ObjectiveConfig, PseudoMaskedConfig
+from mainspring.objectives.config import (
+    CausalConfig,
+    MaskedConfig,
+    ObjectiveConfig,
+    PrefixConfig,
+    PseudoMaskedConfig,
+    Seq2SeqConfig,
+    UnilmConfig,
+)
 from mainspring.objectives.masked import MaskedLM
+from mainspring.objectives.prefix import PrefixLM
 from mainspring.objectives.pseudo_masked import PseudoMaskedLM
+from mainspring.objectives.seq2seq import Seq2Seq
+from mainspring.objectives.unilm import UnilmMixture
 from mainspring.objectives.words import Vocabulary
 
 
@@ -21,5 +32,11 @@ def build(config: ObjectiveConfig, vocabulary: Vocabulary) -> Objective:
             return MaskedLM(config, vocabulary)
         case PseudoMaskedConfig():
             return PseudoMaskedLM(config, vocabulary)
+        case PrefixConfig():
+            return PrefixLM(config, vocabulary)
+        case Seq2SeqConfig():
+            return Seq2Seq(config, vocabulary)
+        case UnilmConfig():
+            return UnilmMixture(config, vocabulary)
         case CausalConfig():
             return CausalLM()

@@ -58,8 +58,63 @@ class PseudoMaskedConfig(ReplacementConfig):
     """Weight of the partially autoregressive loss beside the autoencoding one."""
 
 
+class PrefixConfig(Section):
+    """Continue a source with its target, on pairs (Turing-NLG's supervised tasks; Raffel et al. 2020)."""
+
+    kind: Literal["prefix"] = "prefix"
+    """Prefix language modelling."""
+    bidirectional: bool = True
+    """Whether tokens of the source all see one another; off, each sees those before it, as in GPT-2."""
+    max_source: int = Field(464, ge=1)
+    """Tokens of a source that are kept."""
+    max_target: int = Field(48, ge=1)
+    """Tokens of a target that are kept."""
+
+
+class Seq2SeqConfig(ReplacementConfig):
+    """Learn to write the target of a pair after its source, by one stack (UniLM's fine-tuning, s2s-ft)."""
+
+    kind: Literal["s2s"] = "s2s"
+    """Sequence to sequence."""
+    mode: Literal["shift", "masked", "pseudo"] = "pseudo"
+    """What predicts a token of the target: the token before it (s2s-ft's mode 0), a mask in its place where
+    it is hidden (1), or a pseudo-mask beside it, for every token at once (2)."""
+    target_mask_rate: float = Field(0.5, ge=0, le=1)
+    """Probability that a token of the target is replaced: in mode 1 those are the ones to predict (Dong et
+    al. 2019: 0.7), else it is noise on what later tokens see."""
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    """Probability spread over the other tokens."""
+    source_type: int = Field(0, ge=0)
+    """Segment of the source (pre-training of UniLM v1: 4)."""
+    target_type: int = Field(1, ge=0)
+    """Segment of the target (pre-training of UniLM v1: 5)."""
+    max_source: int = Field(464, ge=1)
+    """Tokens of a source that are kept."""
+    max_target: int = Field(48, ge=1)
+    """Tokens of a target that are kept."""
+
+
+class UnilmConfig(ReplacementConfig):
+    """Hide tokens of text that is read in both directions, in either, or from a source to a target."""
+
+    kind: Literal["unilm"] = "unilm"
+    """UniLM v1's mixture."""
+    rate: float = Field(0.15, gt=0, lt=1)
+    """Share of the maskable tokens that is predicted."""
+    bidirectional: float = Field(1 / 3, ge=0)
+    """Share of rows read in both directions (the four shares need not sum to 1)."""
+    seq2seq: float = Field(1 / 3, ge=0)
+    """Share of rows read from a source to a target."""
+    left_to_right: float = Field(1 / 6, ge=0)
+    """Share of rows read forward."""
+    right_to_left: float = Field(1 / 6, ge=0)
+    """Share of rows read backward."""
+    ngram_share: float = Field(0.2, ge=0, le=1)
+    """Share of runs that are two or three tokens long, with equal chance."""
+
+
 ObjectiveConfig = Annotated[
-    CausalConfig | MaskedConfig | PseudoMaskedConfig,
+    CausalConfig | MaskedConfig | PseudoMaskedConfig | PrefixConfig | Seq2SeqConfig | UnilmConfig,
     Field(discriminator="kind"),
 ]
 """Any objective."""
@@ -70,7 +125,7 @@ def predicted_share(config: ObjectiveConfig) -> float:
     match config:
         case PseudoMaskedConfig():
             return min(1.0, 2 * config.rate)
-        case MaskedConfig():
+        case MaskedConfig() | UnilmConfig():
             return config.rate
         case _:
             return 1.0

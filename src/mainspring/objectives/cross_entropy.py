@@ -7,6 +7,7 @@ backward; and of [N, V] only the gradient is kept, in the dtype of the logits.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,6 +31,29 @@ def summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """
     total: Tensor = _SummedCrossEntropy.apply(logits, labels)  # type: ignore[no-untyped-call]
     return total
+
+
+def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float, pad: int = 0) -> Tensor:
+    """Sum over rows of KL(q || softmax(logits)), computed in fp32: fp32 scalar, in nats.
+
+    q is 1 - smoothing at the label, 0 at `pad`, and smoothing / (V - 2) at every other token, as in the
+    published code of s2s-ft. Without smoothing this is the cross entropy.
+
+    Args:
+        logits: [N, V], any floating dtype.
+        labels: [N] int64, none of them `pad`; rows with `IGNORE` count nothing.
+        smoothing: probability spread over the other tokens, in [0, 1).
+        pad: the token that gets none.
+    """
+    if smoothing == 0.0:
+        return summed_cross_entropy(logits, labels)
+    others = logits.shape[1] - 2
+    logp = torch.log_softmax(logits, dim=1, dtype=torch.float32)
+    gold = logp.gather(1, labels.clamp(min=0)[:, None])[:, 0]
+    rest = logp.sum(1) - gold - logp[:, pad]
+    entropy = (1 - smoothing) * math.log(1 - smoothing) + smoothing * math.log(smoothing / others)
+    terms = entropy - (1 - smoothing) * gold - smoothing / others * rest
+    return terms.masked_fill(labels == IGNORE, 0.0).sum()
 
 
 class _SummedCrossEntropy(torch.autograd.Function):

@@ -10,16 +10,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import nn
 
 from mainspring.data.batch import IGNORE, TokenBatch, bidirectional_batch
-from mainspring.objectives.base import Loss, Views, check_generators, labelled, labelled_loss
+from mainspring.objectives.base import LabelledView, Views, check_generators
 from mainspring.objectives.config import MaskedConfig
 from mainspring.objectives.replacement import Replacement
 from mainspring.objectives.words import Bools, Ints, Vocabulary, word_starts
 
 
-class MaskedLM:
+class MaskedLM(LabelledView):
     """Cross entropy of hidden tokens, each seeing its whole document.
 
     Raises:
@@ -52,15 +51,6 @@ class MaskedLM:
         )
         return {self.NAME: view._replace(pos=batch.pos, type=batch.type, lang=batch.lang)}
 
-    def counts(self, views: Views) -> dict[str, int]:
-        """Number of hidden tokens."""
-        return {self.NAME: int(labelled(views[self.NAME]).sum())}
-
-    def loss(self, model: nn.Module, views: Views) -> dict[str, Loss]:
-        """Summed cross entropy at the hidden tokens, in nats."""
-        total = labelled_loss(model, views[self.NAME])
-        return {self.NAME: Loss(total, 1.0, self.counts(views)[self.NAME])}
-
     def _choose(self, ids: Ints, doc: Ints | None, valid: Bools | None, rng: np.random.Generator) -> Bools:
         maskable = ~self.vocabulary.special[ids]
         if valid is not None:
@@ -72,7 +62,7 @@ class MaskedLM:
 
 
 def mask_row(starts: Bools, maskable: Bools, rate: float, max_ngram: int, rng: np.random.Generator, *,
-             doc: Ints | None = None) -> Bools:
+             doc: Ints | None = None, shares: Sequence[float] | None = None) -> Bools:
     """Choose the tokens of a row to predict: bool [T].
 
     Runs of 1..`max_ngram` whole words, which never overlap, never leave a document and never hold a token
@@ -86,6 +76,7 @@ def mask_row(starts: Bools, maskable: Bools, rate: float, max_ngram: int, rng: n
         maskable: [T] tokens that may be chosen.
         rate: share of the maskable tokens.
         max_ngram: longest run, in words; p(n) is proportional to 1/n.
+        shares: other probabilities of the lengths 1 .. `max_ngram`.
         rng: the only source of chance.
         doc: [T] document of each token (None: one).
     """
@@ -100,7 +91,8 @@ def mask_row(starts: Bools, maskable: Bools, rate: float, max_ngram: int, rng: n
     joined = np.ones(len(heads), bool)
     if doc is not None:
         joined[:-1] = doc[heads[:-1]] == doc[heads[1:]]
-    lengths = 1 + rng.choice(max_ngram, size=len(heads), p=ngram_probabilities(max_ngram))
+    law = ngram_probabilities(max_ngram) if shares is None else np.asarray(shares)
+    lengths = 1 + rng.choice(max_ngram, size=len(heads), p=law)
     left = budget
     for word, length in zip(rng.permutation(len(heads)), lengths, strict=True):
         last = word - 1

@@ -32,9 +32,16 @@ class Vocabulary(NamedTuple):
     """[V] tokens after which a new word begins (white space and punctuation)."""
     mask: int | None
     """The mask token, if there is one."""
+    first: int | None = None
+    """What stands before a text (`[CLS]`), if there is such a token."""
+    separator: int | None = None
+    """What ends a text (`[SEP]`), if there is such a token."""
+    pad: int = 0
+    """What fills rows up."""
 
     @classmethod
-    def of(cls, tokens: Sequence[str], special: Collection[int], mask: int | None) -> Self:
+    def of(cls, tokens: Sequence[str], special: Collection[int], mask: int | None, *,
+           first: int | None = None, separator: int | None = None, pad: int = 0) -> Self:
         """Work the facts out from the spelling of the tokens (`tokens[i]` spells token i)."""
         kind = _spelling(tokens)
         begins = np.zeros(len(tokens), bool)
@@ -43,13 +50,15 @@ class Vocabulary(NamedTuple):
             begins[index], closes[index] = _edges(token, kind)
         is_special = np.zeros(len(tokens), bool)
         is_special[list(special)] = True
-        return cls(is_special, begins | is_special, closes | is_special, mask)
+        return cls(is_special, begins | is_special, closes | is_special, mask, first, separator, pad)
 
     @classmethod
     def of_tokenizer(cls, tokenizer: Tokenizer) -> Self:
         """The facts of a tokenizer."""
         tokens = [tokenizer.token(index) or "" for index in range(tokenizer.vocab_size)]
-        return cls.of(tokens, tokenizer.special_ids, tokenizer.mask)
+        separator = tokenizer.separator if tokenizer.sep is None else tokenizer.sep
+        return cls.of(tokens, tokenizer.special_ids, tokenizer.mask, first=tokenizer.cls,
+                      separator=separator, pad=tokenizer.pad or 0)
 
 
 def word_starts(ids: Ints, vocabulary: Vocabulary, doc: Ints | None = None, longest: int = 16) -> Bools:
