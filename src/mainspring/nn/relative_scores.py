@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mainspring.nn.linear import SMALLEST
 
-BLOCK = 128
+BLOCK = 64
 """Tokens of a block: wider ones refer to more distances in vain, narrower ones make small products."""
 
 
@@ -40,17 +40,20 @@ def relative_scores(q: Tensor, k: Tensor, falling: Tensor | None, rising: Tensor
     heads, rows, length, _ = q.shape
     scores = q.new_empty(heads, rows, length, length)
     written = False
-    for table, tokens, out in ((falling, q, scores), (rising, k, scores.transpose(2, 3))):
+    for table, tokens, turned in ((falling, q, False), (rising, k, True)):
         if table is None:
             continue
         for start, stop, window in _blocks(length):
             blocks, near = _cut(tokens, start, stop), table[:, window]
             for some in _heads(q):
                 pairs = _diagonals(_products(blocks[some], near[some]), rows, stop - start, length)
+                if turned:  # two passes: adding from a transposed view is several times slower
+                    pairs = pairs.transpose(2, 3).contiguous()
+                out = scores[some, :, :, start:stop] if turned else scores[some, :, start:stop]
                 if written:
-                    out[some, :, start:stop].add_(pairs)
+                    out.add_(pairs)
                 else:
-                    out[some, :, start:stop] = pairs
+                    out.copy_(pairs)
         written = True
     flat = scores.view(heads * rows, length, length)
     content_q, content_k = q.reshape(heads * rows, length, -1), k.reshape(heads * rows, length, -1)
@@ -68,10 +71,7 @@ def relative_scores_backward(
     by_q = torch.bmm(flat, k.reshape(-1, length, width)).view(q.shape)
     by_k = torch.bmm(flat.transpose(1, 2), q.reshape(-1, length, width)).view(k.shape)
     tables = []
-    for table, tokens, by_tokens, by_pairs in (
-        (falling, q, by_q, grad),
-        (rising, k, by_k, grad.transpose(2, 3)),
-    ):
+    for table, tokens, by_tokens, turned in ((falling, q, by_q, False), (rising, k, by_k, True)):
         if table is None:
             tables.append(q.new_empty(0))
             continue
@@ -83,7 +83,10 @@ def relative_scores_backward(
             spread = table.new_zeros(count, blocks.shape[1], near.shape[1])
             pairs = _diagonals(spread, rows, stop - start, length)
             for some in _heads(q):
-                pairs.copy_(by_pairs[some, :, start:stop])
+                if turned:
+                    pairs.copy_(grad[some, :, :, start:stop].transpose(2, 3).contiguous())
+                else:
+                    pairs.copy_(grad[some, :, start:stop])
                 by_block = _products(spread, near[some].transpose(1, 2))
                 by_tokens[some, :, start:stop] += by_block.view(-1, rows, stop - start, width)
                 by_table[some, window] += _products(spread.transpose(1, 2), blocks[some].transpose(1, 2))
