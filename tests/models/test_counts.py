@@ -7,7 +7,9 @@ the digit, for the encoders by keras-hub), MiniLM's 22,713,216 on its model card
 Microsoft. Where transformers has no such model the sum is written out.
 """
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,6 +64,8 @@ def m3() -> Any:
         hf.M2M100Config(vocab_size=128000, encoder_layers=24, decoder_layers=12)
     )
 
+
+PAGE = Path(__file__).resolve().parents[2] / "docs/models/README.md"
 
 XLM_R, XL = hf.XLMRobertaForMaskedLM, hf.XLMRobertaXLForMaskedLM
 FOUND, FILLED = hf.ElectraForPreTraining, hf.ElectraForMaskedLM
@@ -152,6 +156,23 @@ def test_electra_encoders_equal_keras_hub(preset, encoder):
     )
     with torch.device("meta"):
         assert count(Transformer(config)) == encoder
+
+
+def test_the_page_of_models_is_true():
+    """Each row of docs/models/README.md is a preset with its shape and count, and each preset has one."""
+    rows = re.findall(r"^\| (\w+) \| ([\w.-]+) \| (.*) \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    listed = {(family, preset): rest.split(" | ") for family, preset, rest in rows if family in FAMILIES}
+    for (family, preset), (layers, width, heads, parameters) in listed.items():
+        config = FAMILIES[family].presets[preset]
+        with torch.device("meta"):
+            assert f"{count(Transformer(config)):,}" == parameters, (family, preset)
+        stacks = (
+            (config.encoder_layers, config.decoder_layers) if config.is_encoder_decoder else (config.depth,)
+        )
+        shape = "+".join(str(n) for n in stacks), str(config.d_model), str(config.n_heads)
+        assert (layers, width, heads) == shape, (family, preset)
+    published = {(f, p) for f, family in FAMILIES.items() for p in family.presets if not p.startswith("tiny")}
+    assert {(f, p) for f, p in published - set(listed) if not f.startswith("deberta")} == set()
 
 
 def test_every_published_preset_is_counted():
