@@ -193,6 +193,12 @@ def check_refusals(case: Case) -> None:
         weights.read(cut, model.config)
     with pytest.raises(WeightsError, match="1 unexpected: model.layers.0.mlp.gate_proj.weight"):
         weights.read({**there, "model.layers.0.mlp.gate_proj.weight": torch.zeros(2, 2)}, model.config)
+    other = FAMILIES["gpt2" if case.family != "gpt2" and case.family != "turing_nlg" else "bert"]
+    small = {"d_model": 16, "d_ff": 16, "n_layers": 1, "vocab_size": 9, "max_positions": 4}
+    config = other.presets["tiny"].replace(**small)
+    foreign = other.weights.write(initialize(Transformer(config), 0).state_dict(), config)
+    with pytest.raises(WeightsError, match="missing: .*unexpected: "):
+        weights.read(foreign, model.config)
     wrong = there[first][:-1]
     with pytest.raises(WeightsError) as told:
         weights.read({**there, first: wrong}, model.config)

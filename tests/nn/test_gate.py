@@ -89,6 +89,21 @@ def test_cached_equals_whole(kind):
     torch.testing.assert_close(torch.cat(steps, 1), whole, atol=1e-5, rtol=1e-5)
 
 
+def test_recomputation_changes_nothing():
+    """The scores reach the layers beside the residual stream: their gradient must come back all the same."""
+    model = initialize(Transformer(config("input")), 0)
+    batch = causal_batch(torch.randint(50, (2, 9), generator=torch.Generator().manual_seed(0)))
+    found = []
+    for model.remat in (False, True):
+        model.zero_grad()
+        model(batch).logits.square().mean().backward()
+        found.append({n: p.grad.clone() for n, p in model.named_parameters()})
+    assert found[0]["bias.table.weight"].abs().max() > 0
+    assert found[0]["layers.1.attention.gate.scale"].abs().min() > 0
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient)
+
+
 @torch.inference_mode()
 def test_it_gates():
     """The same weights with and without gates give other scores; padding is not seen through them."""
