@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from mainspring.data.batch import TokenBatch
 from mainspring.nn.config import Disentangled, TransformerConfig
 from mainspring.nn.linear import Linear, linear
+from mainspring.nn.products import mix
 from mainspring.nn.relative_scores import relative_scores
 
 
@@ -192,7 +193,9 @@ class DisentangledAttention(nn.Module):
         weights = scores.softmax(-1).to(v.dtype)
         if self.training and self.attention_dropout:
             weights = F.dropout(weights, self.attention_dropout)
-        mixed: Tensor = (weights @ v.permute(by_row)).permute(1, 2, 0, 3)  # [B, Tq, H, E]
+        values = v.permute(by_row)
+        mixed = mix(weights.flatten(0, 1), values.reshape(-1, *values.shape[2:]))
+        mixed = mixed.view(*weights.shape[:3], -1).permute(1, 2, 0, 3)  # [B, Tq, H, E]
         if relative.sees is not None:
             mixed = mixed * relative.sees.transpose(1, 2)
         return mixed.reshape(*mixed.shape[:2], -1)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mainspring.nn.linear import SMALLEST
+from mainspring.nn.products import add_product, multiply, one_at_a_time
 
 BLOCK = 64
 """Tokens of a block: wider ones refer to more distances in vain, narrower ones make small products."""
@@ -46,7 +46,7 @@ def relative_scores(q: Tensor, k: Tensor, falling: Tensor | None, rising: Tensor
         for start, stop, window in _blocks(length):
             blocks, near = _cut(tokens, start, stop), table[:, window]
             for some in _heads(q):
-                pairs = _diagonals(_products(blocks[some], near[some]), rows, stop - start, length)
+                pairs = _diagonals(multiply(blocks[some], near[some]), rows, stop - start, length)
                 if turned:  # two passes: adding from a transposed view is several times slower
                     pairs = pairs.transpose(2, 3).contiguous()
                 out = scores[some, :, :, start:stop] if turned else scores[some, :, start:stop]
@@ -57,7 +57,7 @@ def relative_scores(q: Tensor, k: Tensor, falling: Tensor | None, rising: Tensor
         written = True
     flat = scores.view(heads * rows, length, length)
     content_q, content_k = q.reshape(heads * rows, length, -1), k.reshape(heads * rows, length, -1)
-    torch.baddbmm(flat, content_q, content_k.transpose(1, 2), beta=int(written), out=flat)
+    add_product(flat, content_q, content_k, keep=written)
     return scores
 
 
@@ -68,8 +68,8 @@ def relative_scores_backward(
     """Gradients of `relative_scores` by its arguments (empty for a table that was not given)."""
     rows, length, width = q.shape[1:]
     flat = grad.reshape(-1, length, length)
-    by_q = torch.bmm(flat, k.reshape(-1, length, width)).view(q.shape)
-    by_k = torch.bmm(flat.transpose(1, 2), q.reshape(-1, length, width)).view(k.shape)
+    by_q = multiply(flat, k.reshape(-1, length, width).transpose(1, 2)).view(q.shape)
+    by_k = multiply(flat.transpose(1, 2), q.reshape(-1, length, width).transpose(1, 2)).view(k.shape)
     tables = []
     for table, tokens, by_tokens, turned in ((falling, q, by_q, False), (rising, k, by_k, True)):
         if table is None:
@@ -87,9 +87,9 @@ def relative_scores_backward(
                     pairs.copy_(grad[some, :, :, start:stop].transpose(2, 3).contiguous())
                 else:
                     pairs.copy_(grad[some, :, start:stop])
-                by_block = _products(spread, near[some].transpose(1, 2))
+                by_block = multiply(spread, near[some].transpose(1, 2))
                 by_tokens[some, :, start:stop] += by_block.view(-1, rows, stop - start, width)
-                by_table[some, window] += _products(spread.transpose(1, 2), blocks[some].transpose(1, 2))
+                by_table[some, window] += multiply(spread.transpose(1, 2), blocks[some].transpose(1, 2))
         tables.append(by_table)
     return by_q, by_k, tables[0], tables[1]
 
@@ -139,19 +139,6 @@ def _diagonals(scores: Tensor, rows: int, width: int, length: int) -> Tensor:
     return scores.as_strided((heads, rows, width, length), steps, scores.storage_offset() + width - 1)
 
 
-def _by_one_dnn(x: Tensor) -> bool:
-    """Whether products of the tensor's kind are faster by oneDNN (see nn.linear), one at a time."""
-    return x.dtype == torch.float32 and x.device.type == "cpu" and bool(torch._C._has_mkldnn)
-
-
 def _heads(x: Tensor) -> list[slice]:
     """The heads to multiply at once."""
-    return [slice(h, h + 1) for h in range(x.shape[0])] if _by_one_dnn(x) else [slice(0, x.shape[0])]
-
-
-def _products(a: Tensor, b: Tensor) -> Tensor:
-    """a [H, M, K] times the transpose of b [H, L, K], contiguous."""
-    if a.shape[0] == 1 and _by_one_dnn(a) and a.numel() * b.shape[1] >= SMALLEST:
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(a[0], b[0], None, "none", [], "")
-        return product[None]
-    return torch.bmm(a, b.transpose(1, 2))
+    return [slice(h, h + 1) for h in range(x.shape[0])] if one_at_a_time(x) else [slice(0, x.shape[0])]
