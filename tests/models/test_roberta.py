@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from transformers import RobertaForMaskedLM
 from transformers.models.roberta.modeling_roberta import RobertaEmbeddings
 
+from mainspring.data.batch import bidirectional_batch
 from mainspring.errors import WeightsError
 from mainspring.models import FAMILIES, ModelConfig, resolve
 from mainspring.models.hub import export_hf, import_hf
@@ -37,6 +39,26 @@ def test_a_padding_token_that_its_positions_contradict_is_refused(tmp_path):
     assert tokenizer.pad == 0
     with pytest.raises(WeightsError, match="needs padding to be token 1; the tokenizer's is 0"):
         export_hf(model, config, state, tmp_path / "tokenizer.json", tmp_path / "out")
+
+
+@torch.inference_mode()
+def test_another_padding_token_has_its_own_offset(tmp_path):
+    """A model whose tokenizer pads with 0 begins its positions at row 1, as transformers would."""
+    tokenizer = train_tokenizer(["some words of text"] * 20, "wordpiece", 80)
+    tokenizer.save(tmp_path / "tokenizer.json")
+    positions = [{"kind": "absolute", "offset": 1}]
+    model = ModelConfig(family="roberta", preset="tiny", config={"positions": positions})
+    net = initialize(Transformer(resolve(model, tokenizer.vocab_size)), 0).eval()
+    out = export_hf(model, net.config, net.state_dict(), tmp_path / "tokenizer.json", tmp_path / "out")
+    assert import_hf(out).config == net.config
+    ids = torch.tensor([[9, 8, 7], [6, 5, 0]])
+    theirs = RobertaForMaskedLM.from_pretrained(out).eval()
+    want = theirs(ids, attention_mask=(ids != 0).long()).logits
+    got = net(bidirectional_batch(ids, valid=ids != 0)).logits
+    assert (got - want)[ids != 0].abs().max() <= 1e-5
+    without = net.config.replace(positions=[{"kind": "absolute"}])
+    with pytest.raises(WeightsError, match="RoBERTa's positions begin after the padding token's number"):
+        FAMILIES["roberta"].to_hf(without)
 
 
 def test_families_that_share_a_layout(tmp_path):

@@ -135,6 +135,27 @@ def common_from_hf(values: Mapping[str, Any], names: Collection[str], *, offset:
     }
 
 
+def offset_from_hf(values: Mapping[str, Any]) -> int:
+    """Offset of fairseq's positions: the padding token's number plus one (2 where config.json is silent)."""
+    pad = values.get("pad_token_id")
+    return (pad if isinstance(pad, int) else 1) + 1
+
+
+def offset_to_hf(config: TransformerConfig, family: str) -> int:
+    """Number that the padding token must have for transformers to begin positions where the model does.
+
+    Raises:
+        WeightsError: the model's positions have no offset.
+    """
+    scheme = config.absolute or config.sinusoidal
+    if scheme is None or scheme.offset == 0:
+        raise WeightsError(
+            f"{family}'s positions begin after the padding token's number: positions = {config.positions!r} "
+            f"have no offset"
+        )
+    return scheme.offset - 1
+
+
 def is_bare(values: Mapping[str, Any], names: Collection[str], head: str) -> bool:
     """Whether a checkpoint says it is an encoder alone and holds no weight of a head.
 

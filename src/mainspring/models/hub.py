@@ -119,8 +119,9 @@ def _check_padding(tokenizer: Tokenizer, config: TransformerConfig) -> None:
     if scheme is not None and scheme.offset and tokenizer.pad != scheme.offset - 1:
         raise WeightsError(
             f"positions have an offset of {scheme.offset}, so the published layout needs padding to be token "
-            f"{scheme.offset - 1}; the tokenizer's is {tokenizer.pad}. Train it with that order of special "
-            f"tokens, or export without it"
+            f"{scheme.offset - 1}; the tokenizer's is {tokenizer.pad}. Before training, give the recipe's "
+            f"model.config.positions an offset of {0 if tokenizer.pad is None else tokenizer.pad + 1}; now, "
+            f"export in another layout"
         )
 
 

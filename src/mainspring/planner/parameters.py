@@ -48,8 +48,8 @@ def count_parameters(config: TransformerConfig, ranks: int = 1) -> ParameterCoun
             matrix += parameter.numel()
         elif parameter.ndim == 2 and kind == "head" and not name.startswith("pooler"):
             head += parameter.numel()
-    if config.tied:
-        head += config.vocab_size * config.d_model
+    if config.tied and config.head == "tokens":
+        head += config.vocab_size * config.embed_width
     total = sum(kinds.values())
     blocks = [_size(block) for block in model.blocks()]
     root = total - sum(blocks)

@@ -10,12 +10,20 @@ from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from mainspring.models.bert_like import FREE, common_from_hf, common_to_hf, is_bare, require_gelu
+from mainspring.models.bert_like import (
+    FREE,
+    common_from_hf,
+    common_to_hf,
+    is_bare,
+    offset_from_hf,
+    offset_to_hf,
+    require_gelu,
+)
 from mainspring.models.hf import differences
 from mainspring.nn.config import Absolute, TransformerConfig
 
 OFFSET = 2
-"""Rows of the position table before position 0: fairseq's padding index, plus one."""
+"""Rows of the position table before position 0 in published models: the padding token's number plus 1."""
 
 
 def roberta(d_model: int, n_layers: int, n_heads: int, **other: Any) -> TransformerConfig:
@@ -78,13 +86,17 @@ def roberta_to_hf(
         classes: what the names of the published classes begin with.
         model_type: `model_type` of config.json.
     """
-    differences(config, shape(config.d_model, config.depth, config.n_heads), FREE, family)
+    pad = offset_to_hf(config, family)
+    positions = (Absolute(offset=pad + 1),)
+    differences(
+        config, shape(config.d_model, config.depth, config.n_heads, positions=positions), FREE, family
+    )
     require_gelu(config, family)
     return {
         "architectures": [f"{classes}Model" if config.head == "none" else f"{classes}ForMaskedLM"],
         "model_type": model_type,
         **common_to_hf(config, family),
-        "pad_token_id": OFFSET - 1,
+        "pad_token_id": pad,
     }
 
 
@@ -92,7 +104,9 @@ def roberta_from_hf(
     values: Mapping[str, Any], names: Collection[str], family: str, **other: Any
 ) -> TransformerConfig:
     """The configuration of a model with RoBERTa's layout; `other` fields go over what it says."""
-    fields = common_from_hf({"layer_norm_eps": 1e-5, **values}, names, offset=OFFSET)
+    offset = offset_from_hf(values)
+    fields = common_from_hf({"layer_norm_eps": 1e-5, **values}, names, offset=offset)
+    fields["positions"] = (Absolute(offset=offset),)
     head = "none" if is_bare(values, names, "lm_head.") else "tokens"
     bare = {"head_transform": False, "head_bias": False} if head == "none" else {}
     config = roberta(**{**fields, "head": head, **bare, **other})

@@ -12,7 +12,15 @@ from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from mainspring.models.bert_like import FREE, common_from_hf, common_to_hf, is_bare, require_gelu
+from mainspring.models.bert_like import (
+    FREE,
+    common_from_hf,
+    common_to_hf,
+    is_bare,
+    offset_from_hf,
+    offset_to_hf,
+    require_gelu,
+)
 from mainspring.models.hf import differences, required
 from mainspring.models.roberta.config import OFFSET
 from mainspring.models.xlm_r.config import xlm_r
@@ -55,14 +63,14 @@ def to_hf(config: TransformerConfig) -> dict[str, Any]:
     Raises:
         WeightsError: the configuration has parts that XLM-E has not; each is named.
     """
-    bias = config.t5_bias
+    bias, pad = config.t5_bias, offset_to_hf(config, "XLM-E")
     make = generator if config.head == "tokens" else xlm_e
     shape = make(
         config.d_model,
         config.depth,
         config.n_heads,
         positions=(
-            Absolute(offset=OFFSET),
+            Absolute(offset=pad + 1),
             (bias or T5Bias(gate="input")).model_copy(update={"bidirectional": True}),
         ),
     )
@@ -77,7 +85,7 @@ def to_hf(config: TransformerConfig) -> dict[str, Any]:
         "rel_pos_bins": bias.buckets,
         "max_rel_pos": bias.max_distance,
         "rel_pos_gate": bias.gate,
-        "pad_token_id": OFFSET - 1,
+        "pad_token_id": pad,
     }
 
 
@@ -87,13 +95,14 @@ def from_hf(values: Mapping[str, Any], names: Collection[str]) -> TransformerCon
     Raises:
         WeightsError: it asks for a variant that this transformer does not have.
     """
-    fields = common_from_hf({"layer_norm_eps": 1e-5, **values}, names, offset=OFFSET)
+    offset = offset_from_hf(values)
+    fields = common_from_hf({"layer_norm_eps": 1e-5, **values}, names, offset=offset)
     bias = T5Bias(
         buckets=required(values, "rel_pos_bins"),
         max_distance=required(values, "max_rel_pos"),
         gate=values.get("rel_pos_gate", "input"),
     )
-    fields["positions"] = (Absolute(offset=OFFSET), bias)
+    fields["positions"] = (Absolute(offset=offset), bias)
     architecture = str((values.get("architectures") or [""])[0])
     if architecture.endswith("MaskedLM") or any(n.startswith("lm_head.") for n in names):
         config = generator(**fields)

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mainspring.errors import WeightsError
+from mainspring.models.bert_like import offset_from_hf, offset_to_hf
 from mainspring.models.hf import VOCAB_ROWS, activation_from_hf, activation_to_hf, differences, required
 from mainspring.nn.config import Sinusoidal, TransformerConfig
 
@@ -60,7 +61,14 @@ def to_hf(config: TransformerConfig) -> dict[str, Any]:
     """
     if not config.is_encoder_decoder:
         raise WeightsError(f"Z-code has an encoder and a decoder, not n_layers = {config.n_layers} alone")
-    shape = zcode(config.d_model, config.encoder_layers, config.decoder_layers, config.n_heads)
+    pad = offset_to_hf(config, "Z-code")
+    shape = zcode(
+        config.d_model,
+        config.encoder_layers,
+        config.decoder_layers,
+        config.n_heads,
+        positions=(Sinusoidal(offset=pad + 1),),
+    )
     free = (
         "d_ff",
         "activation",
@@ -95,7 +103,7 @@ def to_hf(config: TransformerConfig) -> dict[str, Any]:
         "max_position_embeddings": config.max_positions,
         "init_std": config.init_std,
         "scale_embedding": config.scale_embeddings,
-        "pad_token_id": OFFSET - 1,
+        "pad_token_id": pad,
         "decoder_start_token_id": 2,
         "tie_word_embeddings": config.tied,
         "use_cache": True,
@@ -129,6 +137,7 @@ def from_hf(values: Mapping[str, Any], names: Collection[str]) -> TransformerCon
         vocab_rows=values.get(VOCAB_ROWS),
         activation=activation_from_hf(values.get("activation_function", "relu")),
         max_positions=values.get("max_position_embeddings", 1024),
+        positions=(Sinusoidal(offset=offset_from_hf(values)),),
         scale_embeddings=values.get("scale_embedding", True),
         dropout=float(values.get("dropout", 0.1)),
         attention_dropout=float(values.get("attention_dropout", 0.1)),
