@@ -10,7 +10,7 @@ from mainspring.data.dataset import TokenData
 from mainspring.errors import DataError
 from mainspring.models import resolve
 from mainspring.nn.transformer import Transformer
-from mainspring.objectives import Vocabulary, build
+from mainspring.objectives import OwnsModules, Vocabulary, assemble, build
 from mainspring.text.tokenizer import Tokenizer
 from mainspring.train import holdout
 from mainspring.train.checkpoint import load_model_state
@@ -37,12 +37,17 @@ def score_run(run: Run, checkpoint: Path, *, data: TokenData, seq_len: int, max_
     """
     recipe: Recipe = run.read_recipe()
     tokenizer = Tokenizer.load(run.tokenizer)
+    objective = build(recipe.objective, Vocabulary.of_tokenizer(tokenizer))
     with torch.device("meta"):
-        model = Transformer(resolve(recipe.model, tokenizer.vocab_size))
-    model.load_state_dict(load_model_state(checkpoint), assign=True)
+        model = assemble(objective, Transformer(resolve(recipe.model, tokenizer.vocab_size)))
+    if isinstance(objective, OwnsModules):
+        # Tables may be one under two names, and a checkpoint has each tensor once.
+        model.to_empty(device="cpu").load_state_dict(load_model_state(checkpoint), strict=False)
+    else:
+        model.load_state_dict(load_model_state(checkpoint), assign=True)
     score = holdout.score(
         model,
-        build(recipe.objective, Vocabulary.of_tokenizer(tokenizer)),
+        objective,
         data,
         step=Manifest.read(checkpoint).step,
         seq_len=seq_len,

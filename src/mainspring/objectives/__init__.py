@@ -1,6 +1,16 @@
 """What a model is trained to do: views of a batch, and the losses on them."""
 
-from mainspring.objectives.base import Loss, Objective, Views, labelled_loss
+from mainspring.objectives.base import (
+    Loss,
+    Objective,
+    OwnsModules,
+    SeveralPasses,
+    Views,
+    assemble,
+    labelled_loss,
+    network_state,
+    passes,
+)
 from mainspring.objectives.build import build
 from mainspring.objectives.causal import CausalLM
 from mainspring.objectives.config import (
@@ -9,13 +19,16 @@ from mainspring.objectives.config import (
     ObjectiveConfig,
     PrefixConfig,
     PseudoMaskedConfig,
+    ReplacedConfig,
     Seq2SeqConfig,
     UnilmConfig,
 )
 from mainspring.objectives.cross_entropy import smoothed_cross_entropy, summed_cross_entropy
+from mainspring.objectives.generator import GeneratorAndDiscriminator
 from mainspring.objectives.masked import MaskedLM, mask_row
 from mainspring.objectives.prefix import PrefixLM
 from mainspring.objectives.pseudo_masked import PseudoMaskedLM
+from mainspring.objectives.replaced import ReplacedTokens
 from mainspring.objectives.seq2seq import Seq2Seq
 from mainspring.objectives.unilm import UnilmMixture
 from mainspring.objectives.words import Vocabulary, word_starts
@@ -23,24 +36,32 @@ from mainspring.objectives.words import Vocabulary, word_starts
 __all__ = [
     "CausalConfig",
     "CausalLM",
+    "GeneratorAndDiscriminator",
     "Loss",
     "MaskedConfig",
     "MaskedLM",
     "Objective",
     "ObjectiveConfig",
+    "OwnsModules",
     "PrefixConfig",
     "PrefixLM",
     "PseudoMaskedConfig",
     "PseudoMaskedLM",
+    "ReplacedConfig",
+    "ReplacedTokens",
     "Seq2Seq",
     "Seq2SeqConfig",
+    "SeveralPasses",
     "UnilmConfig",
     "UnilmMixture",
     "Views",
     "Vocabulary",
+    "assemble",
     "build",
     "labelled_loss",
     "mask_row",
+    "network_state",
+    "passes",
     "smoothed_cross_entropy",
     "summed_cross_entropy",
     "word_starts",

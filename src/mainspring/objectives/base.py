@@ -6,7 +6,7 @@ micro-batches have together, and it alone divides. So the result does not depend
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from mainspring.data.batch import IGNORE, TokenBatch
+from mainspring.nn.transformer import Transformer
 from mainspring.objectives.cross_entropy import summed_cross_entropy
 
 Views = dict[str, TokenBatch]
@@ -47,6 +48,45 @@ class Objective(Protocol):
     def loss(self, model: nn.Module, views: Views) -> dict[str, Loss]:
         """Run the model and return its losses, by the names that `counts` uses."""
         ...
+
+
+@runtime_checkable
+class SeveralPasses(Protocol):
+    """An objective whose losses go backward one after another, so that none waits with its activations."""
+
+    def passes(self, model: nn.Module, views: Views) -> Sequence[Callable[[], dict[str, Loss]]]:
+        """What to run, in this order, each backward before the next; together they are `loss`."""
+        ...
+
+
+@runtime_checkable
+class OwnsModules(Protocol):
+    """An objective with parameters of its own, which are sharded, optimised and saved with the network's."""
+
+    def assemble(self, network: Transformer) -> nn.Module:
+        """What is trained: a module that holds the network. Made before the plan is applied."""
+        ...
+
+    def network_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The network's own weights, out of those of what `assemble` made."""
+        ...
+
+
+def passes(objective: Objective, model: nn.Module, views: Views) -> Sequence[Callable[[], dict[str, Loss]]]:
+    """Forwards of an objective, each to go backward before the next: of most there is one."""
+    if isinstance(objective, SeveralPasses):
+        return objective.passes(model, views)
+    return [lambda: objective.loss(model, views)]
+
+
+def assemble(objective: Objective, network: Transformer) -> nn.Module:
+    """The module that is trained for an objective: the network, with what the objective owns."""
+    return objective.assemble(network) if isinstance(objective, OwnsModules) else network
+
+
+def network_state(objective: Objective, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The network's own weights, out of those of what was trained for an objective."""
+    return objective.network_state(state) if isinstance(objective, OwnsModules) else state
 
 
 def check_generators(batch: TokenBatch, rngs: Sequence[np.random.Generator]) -> None:

@@ -10,12 +10,14 @@ from mainspring.objectives.config import (
     ObjectiveConfig,
     PrefixConfig,
     PseudoMaskedConfig,
+    ReplacedConfig,
     Seq2SeqConfig,
     UnilmConfig,
 )
 from mainspring.objectives.masked import MaskedLM
 from mainspring.objectives.prefix import PrefixLM
 from mainspring.objectives.pseudo_masked import PseudoMaskedLM
+from mainspring.objectives.replaced import ReplacedTokens
 from mainspring.objectives.seq2seq import Seq2Seq
 from mainspring.objectives.unilm import UnilmMixture
 from mainspring.objectives.words import Vocabulary
@@ -38,5 +40,7 @@ def build(config: ObjectiveConfig, vocabulary: Vocabulary) -> Objective:
             return Seq2Seq(config, vocabulary)
         case UnilmConfig():
             return UnilmMixture(config, vocabulary)
+        case ReplacedConfig():
+            return ReplacedTokens(config, vocabulary)
         case CausalConfig():
             return CausalLM()

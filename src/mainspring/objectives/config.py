@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -113,8 +113,38 @@ class UnilmConfig(ReplacementConfig):
     """Share of runs that are two or three tokens long, with equal chance."""
 
 
+class ReplacedConfig(ReplacementConfig):
+    """Find the tokens that a generator, trained beside the model, has put into a text (ELECTRA, DeBERTa-v3;
+    on many languages MRTD, on pairs TRTD)."""
+
+    kind: Literal["rtd"] = "rtd"
+    """Replaced token detection."""
+    text: Literal["plain", "pairs"] = "plain"
+    """Rows of text, or translation pairs."""
+    reset_positions: bool = False
+    """Of pairs: whether positions begin again at the translation."""
+    rate: float = Field(0.15, gt=0, lt=1)
+    """Share of the maskable tokens that the generator fills."""
+    mask_share: float = Field(1.0, ge=0, le=1)
+    """Of the tokens to fill, the share that the generator sees as the mask token."""
+    random_share: float = Field(0.0, ge=0, le=1)
+    """Of the tokens to fill, the share that it sees as a random token; it sees the rest as they are."""
+    max_ngram: int = Field(1, ge=1, le=16)
+    """Longest run of words masked as one."""
+    whole_words: bool = True
+    """Mask all the pieces of a word or none (DeBERTa-v3); off, every token is a word (XLM-E)."""
+    weight: float = Field(50.0, ge=0)
+    """Weight of finding beside filling, lambda of the papers."""
+    embeddings: Literal["shared", "separate", "disentangled"] = "disentangled"
+    """Tables of tokens and positions of the two: one; one each; or the generator's, of which the model
+    learns the difference (ES, NES, GDES)."""
+    generator: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the generator's configuration that differ from: the model's, with half its layers."""
+
+
 ObjectiveConfig = Annotated[
-    CausalConfig | MaskedConfig | PseudoMaskedConfig | PrefixConfig | Seq2SeqConfig | UnilmConfig,
+    CausalConfig | MaskedConfig | PseudoMaskedConfig | PrefixConfig | Seq2SeqConfig | UnilmConfig
+    | ReplacedConfig,
     Field(discriminator="kind"),
 ]
 """Any objective."""
@@ -125,7 +155,7 @@ def predicted_share(config: ObjectiveConfig) -> float:
     match config:
         case PseudoMaskedConfig():
             return min(1.0, 2 * config.rate)
-        case MaskedConfig() | UnilmConfig():
+        case MaskedConfig() | UnilmConfig() | ReplacedConfig():
             return config.rate
         case _:
             return 1.0

@@ -10,6 +10,8 @@ from mainspring.errors import UsageError
 from mainspring.models import FAMILIES, ModelConfig, resolve
 from mainspring.models.exchange import Layout, export_model, import_model
 from mainspring.models.megatron import Version
+from mainspring.objectives import Vocabulary, network_state
+from mainspring.objectives import build as build_objective
 from mainspring.objectives.config import CausalConfig, MaskedConfig
 from mainspring.text.tokenizer import Tokenizer
 from mainspring.train.checkpoint import latest, load_model_state, save
@@ -37,8 +39,10 @@ def export_run(
     """
     run, checkpoint = checkpoint_of(path)
     recipe = run.read_recipe()
-    config = resolve(recipe.model, Tokenizer.load(run.tokenizer).vocab_size)
-    state = load_model_state(checkpoint)
+    tokenizer = Tokenizer.load(run.tokenizer)
+    config = resolve(recipe.model, tokenizer.vocab_size)
+    objective = build_objective(recipe.objective, Vocabulary.of_tokenizer(tokenizer))
+    state = network_state(objective, load_model_state(checkpoint))
     return export_model(layout, recipe.model, config, state, run.tokenizer, to, ranks=ranks, version=version)
 
 

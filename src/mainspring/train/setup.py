@@ -75,7 +75,7 @@ def prepare(recipe: Recipe, world: World, *, machine: Machine | None = None, mic
     )
     if micro_rows and batch.rows_per_rank % micro_rows == 0:
         batch = batch.replace(micro_rows=micro_rows, accumulation=batch.rows_per_rank // micro_rows)
-    model = _model(recipe, config, world)
+    model = _model(recipe, config, objective, world)
     optimizer = optim.build(model, recipe.optim)
     return Setup(recipe, data, config, objective, batch, model, optimizer, machine, estimate)
 
@@ -95,9 +95,9 @@ def _predicted(recipe: Recipe) -> float:
     return predicted_share(recipe.objective)
 
 
-def _model(recipe: Recipe, config: TransformerConfig, world: World) -> nn.Module:
+def _model(recipe: Recipe, config: TransformerConfig, objective: Objective, world: World) -> nn.Module:
     with torch.device("meta"):
-        model = Transformer(config)
+        model = objectives.assemble(objective, Transformer(config))
     mesh = build_mesh(recipe.plan, world.device.type)
     parallel.apply(model, recipe.plan, mesh=mesh, precision=recipe.train.precision, reduce="sum")
     parallel.materialize(model, world.device, lambda m: _initialize(m, recipe.train.seed))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mainspring import comm, parallel
-from mainspring.objectives import Objective, Views
+from mainspring.objectives import Objective, Views, passes
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,14 @@ class Step:
         sums: dict[str, tuple[float, Tensor]] = {}
         for index, views in enumerate(micro_batches):
             last = index == len(micro_batches) - 1
-            with nullcontext() if last else parallel.no_sync(self.model):
-                losses = self.objective.loss(self.model, {k: v.to(self.device) for k, v in views.items()})
-                parts = [loss.total * (loss.weight / max(counts[name], 1)) for name, loss in losses.items()]
-                torch.stack(parts).sum().backward()  # type: ignore[no-untyped-call]
-            for name, loss in losses.items():
-                before = sums[name][1] if name in sums else 0.0
-                sums[name] = loss.weight, before + loss.total.detach().double()
+            runs = passes(self.objective, self.model, {k: v.to(self.device) for k, v in views.items()})
+            for number, run in enumerate(runs):
+                final = last and number == len(runs) - 1
+                with nullcontext() if final else parallel.no_sync(self.model):
+                    losses = run()
+                    parts = [one.total * (one.weight / max(counts[name], 1)) for name, one in losses.items()]
+                    torch.stack(parts).sum().backward()  # type: ignore[no-untyped-call]
+                for name, loss in losses.items():
+                    before = sums[name][1] if name in sums else 0.0
+                    sums[name] = loss.weight, before + loss.total.detach().double()
         return sums
