@@ -14,7 +14,7 @@ from mainspring.nn.config import TransformerConfig
 
 PRESETS: Mapping[str, TransformerConfig] = MappingProxyType(
     {
-        "tiny": gpt2(128, 4, 4, vocab_size=8000, vocab_rows=8192, max_positions=256),
+        "tiny": gpt2(128, 4, 4, vocab_size=8192, max_positions=256),
         "17b": gpt2(4256, 78, 28, vocab_rows=50688),
     }
 )
