@@ -1,4 +1,4 @@
-"""Products of many pairs of matrices; in fp32 on CPU one at a time by oneDNN where it is ahead (nn.linear)."""
+"""Products of many pairs of matrices; on CPU, large ones in fp32 go through oneDNN one by one (nn.linear)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mainspring.nn.linear import SMALLEST
+SMALLEST = 1 << 22
+"""Multiplications of a pair from which going one by one is worth it."""
 
 
 def one_at_a_time(x: Tensor) -> bool:

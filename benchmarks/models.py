@@ -1,0 +1,229 @@
+"""Model families beside transformers': forward with backward, and inference, same weights, same tokens.
+
+Each side runs plain and through torch.compile, in training and in inference, in turns with the other; its
+better mode counts. Weights are ours, written into transformers' model through the family's weight map, and
+the hidden states must agree before anything is timed. Without dropout, so that both sides do the same
+arithmetic. In bf16 the parameters are bf16 too.
+
+The physical bound is the rate of matrix products, measured in the same run: what no side can save are the
+products of the layers' projections, 2 FLOPs a weight and token forward and 4 backward.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.harness import Bar, finish, interleave, median, options
+
+THREADS, ROUNDS, WORDS = 2, 5, 8000
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+AGREE = 2e-3
+"""Largest difference of hidden states in fp32: twelve layers of sums in another order."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A model of ours beside transformers'."""
+
+    name: str
+    bar: float
+    """Ratio to reach, in training and in inference."""
+    shapes: tuple[tuple[int, int], ...]
+    """Rows and tokens of a batch."""
+    ours: Callable[[bool], nn.Module]
+    """Our model; quick: two layers and few words of it."""
+    theirs: Callable[[nn.Module], nn.Module]
+    """transformers' model with the weights of ours."""
+
+
+def deberta(quick: bool) -> nn.Module:
+    """The encoder of DeBERTa-v3 base."""
+    from mainspring.models import FAMILIES
+    from mainspring.nn import Transformer, initialize
+
+    config = FAMILIES["deberta_v2"].presets["v3-base"]
+    scheme = config.disentangled
+    assert scheme is not None
+    bare = config.replace(
+        n_layers=2 if quick else config.n_layers,
+        vocab_size=WORDS if quick else config.vocab_size,
+        positions=[scheme.model_dump(mode="json")],
+        head="none",
+        head_transform=False,
+        head_bias=False,
+    )
+    return initialize(Transformer(bare), 0)
+
+
+def deberta_of_transformers(model: nn.Module) -> nn.Module:
+    """transformers' DebertaV2Model with the same weights."""
+    from transformers import DebertaV2Config, DebertaV2Model
+
+    from mainspring.models import FAMILIES
+
+    family, config = FAMILIES["deberta_v2"], model.config
+    theirs = DebertaV2Model(DebertaV2Config(**family.to_hf(config)))
+    state = family.weights.write(model.state_dict(), config)
+    theirs.load_state_dict({name.removeprefix("deberta."): tensor for name, tensor in state.items()})
+    return theirs
+
+
+PEERS = (Peer("deberta-v3-base", 1.5, ((8, 128), (2, 512)), deberta, deberta_of_transformers),)
+
+
+class Side:
+    """One side's model: a forward to hidden states, plain or compiled."""
+
+    def __init__(self, model: nn.Module, call: Callable[[nn.Module, Tensor], Tensor], compiled: bool) -> None:
+        self.model, self.call = model, call
+        self.run = torch.compile(model) if compiled else model
+
+    def train(self, ids: Tensor) -> float:
+        """Seconds of a forward and backward."""
+        self.model.train()
+        started = time.perf_counter()
+        self.call(self.run, ids).float().square().mean().backward()
+        seconds = time.perf_counter() - started
+        self.model.zero_grad(set_to_none=True)
+        return seconds
+
+    def infer(self, ids: Tensor) -> float:
+        """Seconds of a forward."""
+        self.model.eval()
+        with torch.inference_mode():
+            started = time.perf_counter()
+            self.call(self.run, ids)
+            return time.perf_counter() - started
+
+
+def call_ours(model: nn.Module, ids: Tensor) -> Tensor:
+    """Our hidden states."""
+    from mainspring.data.batch import bidirectional_batch
+
+    hidden: Tensor = model(bidirectional_batch(ids)).hidden
+    return hidden
+
+
+def call_theirs(model: nn.Module, ids: Tensor) -> Tensor:
+    """transformers' hidden states."""
+    hidden: Tensor = model(ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+    return hidden
+
+
+def rate(dtype: torch.dtype) -> float:
+    """FLOP/s of a feed-forward's product, by the faster of PyTorch's and our linear layer."""
+    from mainspring.nn.linear import linear
+
+    x, weight = torch.randn(1024, 768).to(dtype), torch.randn(3072, 768).to(dtype)
+    seconds = []
+    with torch.inference_mode():
+        for product in (F.linear, linear):
+            product(x, weight)
+            for _ in range(10):
+                started = time.perf_counter()
+                product(x, weight)
+                seconds.append(time.perf_counter() - started)
+    return 2 * x.numel() * weight.shape[0] / min(seconds)
+
+
+def compare(peer: Peer, dtype: str, shape: tuple[int, int], rounds: int, quick: bool) -> list[dict[str, Any]]:
+    """Milliseconds of every side, mode and direction at one shape and dtype."""
+    torch._dynamo.reset()
+    ours = peer.ours(quick)
+    theirs = peer.theirs(ours)
+    ids = torch.randint(10, WORDS, shape, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        apart = (call_ours(ours.eval(), ids) - call_theirs(theirs.eval(), ids)).abs().max().item()
+    if apart > AGREE:
+        raise SystemExit(f"{peer.name}: hidden states differ by {apart:.1e}; nothing was timed")
+    ours, theirs = ours.to(DTYPES[dtype]), theirs.to(DTYPES[dtype])
+    sides = {
+        ("mainspring", "eager"): Side(ours, call_ours, False),
+        ("mainspring", "compile"): Side(ours, call_ours, True),
+        ("transformers", "eager"): Side(theirs, call_theirs, False),
+        ("transformers", "compile"): Side(theirs, call_theirs, True),
+    }
+    rows = []
+    for way in ("train", "infer"):
+        label = f"{peer.name} {dtype} {shape[0]}x{shape[1]} {way}"
+        candidates: dict[str, Callable[[], float]] = {
+            f"{label}: {' '.join(key)}": partial(side.train if way == "train" else side.infer, ids)
+            for key, side in sides.items()
+        }
+        for candidate in candidates.values():  # compiling, and the allocator's first steps
+            candidate()
+            candidate()
+        taken = interleave(rounds, candidates)
+        times = {key: median(taken[name]) for key, name in zip(sides, candidates, strict=True)}
+        best = {
+            side: min((t, mode) for (s, mode), t in times.items() if s == side)
+            for side in ("mainspring", "transformers")
+        }
+        flops = (6 if way == "train" else 2) * ids.numel() * sum(p.numel() for p in ours.layers.parameters())
+        rows.append(
+            {
+                "model": peer.name,
+                "batch": f"{shape[0]} x {shape[1]}",
+                "dtype": dtype,
+                "way": way,
+                "mainspring ms": 1e3 * best["mainspring"][0],
+                "mainspring mode": best["mainspring"][1],
+                "transformers ms": 1e3 * best["transformers"][0],
+                "transformers mode": best["transformers"][1],
+                "ratio": best["transformers"][0] / best["mainspring"][0],
+                "bound ms": 1e3 * flops / rate(DTYPES[dtype]),
+                **{f"{side} {mode} ms": 1e3 * t for (side, mode), t in times.items()},
+            }
+        )
+    del sides, ours, theirs
+    gc.collect()
+    return rows
+
+
+def main() -> int:
+    """Exit status 1 when a bar is missed."""
+    arguments = options(__doc__ or "")
+    torch.set_num_threads(THREADS)
+    rounds = 2 if arguments.quick else ROUNDS
+    rows: list[dict[str, Any]] = []
+    bars = []
+    for peer in PEERS:
+        mine = []
+        for dtype in list(DTYPES)[:1] if arguments.quick else DTYPES:
+            for shape in peer.shapes[:1] if arguments.quick else peer.shapes:
+                mine += compare(peer, dtype, shape, rounds, arguments.quick)
+        for way in ("train", "infer"):
+            ratios = [row["ratio"] for row in mine if row["way"] == way]
+            mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+            bars.append(Bar(f"{peer.name} {way}, mean beside transformers' best mode", mean, peer.bar))
+        rows += mine
+    return finish(
+        "models",
+        title="Models beside transformers",
+        rows=rows,
+        bars=bars,
+        notes=[
+            f"{THREADS} threads; medians of {rounds} interleaved rounds; a side's faster mode counts; bars "
+            "are geometric means over shapes and dtypes.",
+            "Bare encoders of the published size with the same weights, without dropout"
+            + ("; quick: two layers, one shape, fp32." if arguments.quick else "."),
+            "bound ms: the layers' own products at the rate of a feed-forward's, measured in the same run. "
+            "In bf16 both sides are near it in training, so that little is left to save.",
+        ],
+        arguments=arguments,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
