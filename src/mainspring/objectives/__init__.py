@@ -21,6 +21,7 @@ from mainspring.objectives.config import (
     PseudoMaskedConfig,
     ReplacedConfig,
     Seq2SeqConfig,
+    TranslationConfig,
     UnilmConfig,
 )
 from mainspring.objectives.cross_entropy import smoothed_cross_entropy, summed_cross_entropy
@@ -30,6 +31,7 @@ from mainspring.objectives.prefix import PrefixLM
 from mainspring.objectives.pseudo_masked import PseudoMaskedLM
 from mainspring.objectives.replaced import ReplacedTokens
 from mainspring.objectives.seq2seq import Seq2Seq
+from mainspring.objectives.translation import TranslationLM
 from mainspring.objectives.unilm import UnilmMixture
 from mainspring.objectives.words import Vocabulary, word_starts
 
@@ -52,6 +54,8 @@ __all__ = [
     "Seq2Seq",
     "Seq2SeqConfig",
     "SeveralPasses",
+    "TranslationConfig",
+    "TranslationLM",
     "UnilmConfig",
     "UnilmMixture",
     "Views",

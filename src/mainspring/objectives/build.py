@@ -12,6 +12,7 @@ from mainspring.objectives.config import (
     PseudoMaskedConfig,
     ReplacedConfig,
     Seq2SeqConfig,
+    TranslationConfig,
     UnilmConfig,
 )
 from mainspring.objectives.masked import MaskedLM
@@ -19,6 +20,7 @@ from mainspring.objectives.prefix import PrefixLM
 from mainspring.objectives.pseudo_masked import PseudoMaskedLM
 from mainspring.objectives.replaced import ReplacedTokens
 from mainspring.objectives.seq2seq import Seq2Seq
+from mainspring.objectives.translation import TranslationLM
 from mainspring.objectives.unilm import UnilmMixture
 from mainspring.objectives.words import Vocabulary
 
@@ -42,5 +44,7 @@ def build(config: ObjectiveConfig, vocabulary: Vocabulary) -> Objective:
             return UnilmMixture(config, vocabulary)
         case ReplacedConfig():
             return ReplacedTokens(config, vocabulary)
+        case TranslationConfig():
+            return TranslationLM(config, vocabulary)
         case CausalConfig():
             return CausalLM()

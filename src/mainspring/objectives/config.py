@@ -142,9 +142,20 @@ class ReplacedConfig(ReplacementConfig):
     """Fields of the generator's configuration that differ from: the model's, with half its layers."""
 
 
+class TranslationConfig(ReplacementConfig):
+    """Predict tokens hidden in a text and its translation, on pairs (XLM, InfoXLM)."""
+
+    kind: Literal["tlm"] = "tlm"
+    """Translation language modelling."""
+    rate: float = Field(0.15, gt=0, lt=1)
+    """Share of the maskable tokens that is predicted."""
+    reset_positions: bool = True
+    """Whether positions begin again at the translation (XLM; InfoXLM and XLM-E: not)."""
+
+
 ObjectiveConfig = Annotated[
     CausalConfig | MaskedConfig | PseudoMaskedConfig | PrefixConfig | Seq2SeqConfig | UnilmConfig
-    | ReplacedConfig,
+    | ReplacedConfig | TranslationConfig,
     Field(discriminator="kind"),
 ]
 """Any objective."""
@@ -155,7 +166,7 @@ def predicted_share(config: ObjectiveConfig) -> float:
     match config:
         case PseudoMaskedConfig():
             return min(1.0, 2 * config.rate)
-        case MaskedConfig() | UnilmConfig() | ReplacedConfig():
+        case MaskedConfig() | UnilmConfig() | ReplacedConfig() | TranslationConfig():
             return config.rate
         case _:
             return 1.0

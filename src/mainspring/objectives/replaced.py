@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mainspring.data.batch import IGNORE, TokenBatch
-from mainspring.data.pair_batch import pairs_of
+from mainspring.data.pair_batch import packed_pairs_of
 from mainspring.data.token_row import Ints, TokenRow, collate, rows_of
-from mainspring.data.translation_pair import translation_row
+from mainspring.data.translation_pair import translation_rows
 from mainspring.nn.transformer import Transformer
 from mainspring.objectives.base import Loss, Views, check_generators, labelled
 from mainspring.objectives.config import ReplacedConfig
@@ -125,7 +125,8 @@ class ReplacedTokens:
         first, end = self.vocabulary.first, self.vocabulary.separator
         assert end is not None
         reset = self.config.reset_positions
-        return [translation_row(*pair, first, end, reset_positions=reset) for pair in pairs_of(batch)]
+        rows = packed_pairs_of(batch)
+        return [translation_rows(pairs, first, end, reset_positions=reset) for pairs in rows]
 
     def _choose(self, row: TokenRow, rng: np.random.Generator) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         starts = np.ones(row.length, bool)
