@@ -10,6 +10,7 @@ from mainspring.data.config import DataConfig
 from mainspring.errors import UsageError, WeightsError
 from mainspring.infer import Engine, GenerateOptions
 from mainspring.models import ModelConfig, resolve
+from mainspring.models.exchange import Layout, export_model
 from mainspring.models.hub import export_hf
 from mainspring.nn import Transformer, initialize
 from mainspring.objectives.config import MaskedConfig
@@ -67,6 +68,13 @@ def test_a_hugging_face_directory(run: Path, tokenizer: Tokenizer, tmp_path: Pat
     engine = Engine.load(tmp_path / "exported")
     assert text(engine) == text(Engine.load(run))
     assert engine.tokenizer.eos == tokenizer.eos
+
+
+@pytest.mark.parametrize("layout", ["safetensors", "megatron"])
+def test_other_layouts(run: Path, tokenizer: Tokenizer, tmp_path: Path, layout: Layout) -> None:
+    model, written = network(tokenizer, 2), run / "tokenizer.json"
+    export_model(layout, MODEL, model.config, model.state_dict(), written, tmp_path / "out", ranks=2)
+    assert text(Engine.load(tmp_path / "out")) == text(Engine.load(run))
 
 
 def test_precision_and_device(run: Path) -> None:

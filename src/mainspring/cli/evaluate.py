@@ -20,7 +20,7 @@ def evaluate(
     path: Annotated[
         Path,
         typer.Argument(
-            metavar="MODEL", show_default=False, help="Run, checkpoint or Hugging Face directory."
+            metavar="MODEL", show_default=False, help="Run, checkpoint or exported model (folder)."
         ),
     ],
     data: Annotated[Path | None, typer.Option(help="Data directory; a run's own where left out.")] = None,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def generate(
     path: Annotated[
-        Path, typer.Argument(help="Run, checkpoint (RUN/checkpoints/step-...) or Hugging Face directory.")
+        Path, typer.Argument(help="Run, checkpoint (RUN/checkpoints/step-...) or exported model (folder).")
     ],
     prompt: Annotated[str, typer.Argument(help="Text to continue; - reads it from standard input.")],
     max_tokens: Annotated[int, typer.Option(help="Tokens to generate at most.")] = 64,

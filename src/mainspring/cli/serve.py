@@ -13,7 +13,7 @@ from mainspring.errors import UsageError
 
 def serve(
     path: Annotated[
-        Path, typer.Argument(help="Run, checkpoint (RUN/checkpoints/step-...) or Hugging Face directory.")
+        Path, typer.Argument(help="Run, checkpoint (RUN/checkpoints/step-...) or exported model (folder).")
     ],
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0 is every network of this machine.")

@@ -1,4 +1,4 @@
-"""Find what a path is - a run, a checkpoint, a Hugging Face directory - and load its model and tokenizer."""
+"""Find what a path is - a run, a checkpoint, an exported model - and load its model and tokenizer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mainspring.errors import UsageError, WeightsError
 from mainspring.models import FAMILIES, resolve
-from mainspring.models.hub import import_hf
+from mainspring.models.exchange import LOOKED_FOR, import_model, layout_of
 from mainspring.nn.config import TransformerConfig
 from mainspring.nn.transformer import Transformer
 from mainspring.text.tokenizer import Tokenizer
@@ -21,8 +21,6 @@ from mainspring.train.run import Run
 
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 """Precisions by name."""
-_CAUSAL = frozenset({"gpt2"})
-"""Families whose published weights are causal language models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +34,8 @@ class Loaded:
 
 
 def load(path: str | Path, device: str | torch.device, dtype: Literal["fp32", "bf16"]) -> Loaded:
-    """Load a run directory (its newest checkpoint), a checkpoint inside one, or a Hugging Face directory.
+    """Load a run directory (its newest checkpoint), a checkpoint inside one, or a folder with a model in any
+    layout that `models.exchange` reads (Hugging Face, Megatron, our own names).
 
     Raises:
         UsageError: nothing loadable is there, or it does not generate text, or the device is not there.
@@ -50,14 +49,14 @@ def load(path: str | Path, device: str | torch.device, dtype: Literal["fp32", "b
     # A checkpoint lies in the folder "checkpoints" of its run.
     if path.is_dir() and (path.parent.parent / "recipe.toml").is_file() and path.parent.name == "checkpoints":
         return _run(path.parent.parent, path, place, DTYPES[dtype])
-    if (path / "config.json").is_file():
-        return _hugging_face(path, place, DTYPES[dtype])
+    if layout_of(path):
+        return _exported(path, place, DTYPES[dtype])
     found = (
         "it does not exist" if not path.exists() else "it is a file" if path.is_file() else "none is there"
     )
     raise UsageError(
         f"{path}: no model can be loaded from here. Looked for recipe.toml (a run directory), for a "
-        f"checkpoint (a run's checkpoints/step-...), and for config.json (a Hugging Face directory); {found}"
+        f"checkpoint (a run's checkpoints/step-...), and for {LOOKED_FOR}; {found}"
     )
 
 
@@ -79,12 +78,13 @@ def _run(directory: Path, checkpoint: Path | None, device: torch.device, dtype: 
     return Loaded(_model(config, load_model_state(checkpoint), device, dtype), tokenizer, directory.name)
 
 
-def _hugging_face(directory: Path, device: torch.device, dtype: torch.dtype) -> Loaded:
-    imported = import_hf(directory)
-    if imported.family not in _CAUSAL:
+def _exported(directory: Path, device: torch.device, dtype: torch.dtype) -> Loaded:
+    imported = import_model(directory)
+    if not FAMILIES[imported.family].causal:
+        causal = sorted(name for name, family in FAMILIES.items() if family.causal)
         raise UsageError(
             f"{directory}: a {imported.family} does not continue text; generation needs a causal model "
-            f"({', '.join(sorted(_CAUSAL & FAMILIES.keys()))})"
+            f"({', '.join(causal)})"
         )
     tokenizer = Tokenizer.load(directory)
     return Loaded(_model(imported.config, imported.state, device, dtype), tokenizer, directory.name)

@@ -18,6 +18,8 @@ from mainspring.text.tokenizer import Tokenizer
 Layout = Literal["hf", "megatron", "safetensors"]
 """hf: as transformers loads it. megatron: a share for each tensor-parallel rank, for models of GPT-2's shape.
 safetensors: by our own names."""
+LOOKED_FOR = f"config.json (Hugging Face), {megatron.SETTINGS} (Megatron) and {native.SETTINGS} (Mainspring)"
+"""What tells the layouts apart."""
 
 
 def export_model(
@@ -75,15 +77,22 @@ def import_model(path: str | Path, *, family: str | None = None, allow_missing: 
     folder = Path(path)
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder; give one with a model's files")
-    if (folder / native.SETTINGS).is_file():
+    layout = layout_of(folder)
+    if layout == "safetensors":
         return native.import_native(folder)
-    if (folder / megatron.SETTINGS).is_file() or any(folder.glob("mp_rank_*")):
+    if layout == "megatron":
         read = megatron.import_megatron(folder)
         alike = family is not None and family in FAMILIES and FAMILIES[family].model_type == "gpt2"
         return Imported(family if alike and family is not None else "gpt2", read.config, read.state)
-    if (folder / "config.json").is_file():
+    if layout == "hf":
         return import_hf(folder, family=family, allow_missing=allow_missing)
-    raise UsageError(
-        f"{folder}: no model is here: looked for config.json (Hugging Face), {megatron.SETTINGS} (Megatron) "
-        f"and {native.SETTINGS} (Mainspring)"
-    )
+    raise UsageError(f"{folder}: no model is here: looked for {LOOKED_FOR}")
+
+
+def layout_of(folder: Path) -> Layout | None:
+    """The layout of the model in a folder; None where there is none."""
+    if (folder / native.SETTINGS).is_file():
+        return "safetensors"
+    if (folder / megatron.SETTINGS).is_file() or any(folder.glob("mp_rank_*")):
+        return "megatron"
+    return "hf" if (folder / "config.json").is_file() else None
