@@ -411,3 +411,16 @@ def test_initial_values(make):
     model = initialize(Transformer(make(32, 1, 2, vocab_size=40)), 0)
     assert 0.015 < model.distances.table.weight.std() < 0.025
     assert (model.layers[0].attention.out.bias == 0).all()
+
+
+def test_autocast_stays_near():
+    """Mixed precision as plans without sharding use it: fp32 parameters, bf16 products."""
+    config = small(conv={"kernel": 3}, positions=(Disentangled(max_distance=9), Absolute(place="decoder")))
+    model = random(config)
+    batch = bidirectional_batch(tokens(2, 11))
+    want = model(batch).logits
+    with torch.autocast("cpu", torch.bfloat16):
+        got = model(batch).logits
+    got.float().square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    assert (got.float() - want).abs().mean() < 0.05 * want.abs().mean()

@@ -62,6 +62,18 @@ def _our_gpt2() -> nn.Module:
     return model
 
 
+def _our_deberta() -> nn.Module:
+    """Parts outside the layers pass each a table with a gradient, and the last layer runs three times."""
+    from mainspring.models.deberta.config import CONVOLUTION, deberta_v2
+    from mainspring.nn import Transformer, initialize
+
+    config = deberta_v2(32, 3, 4, d_ff=80, vocab_size=VOCAB, max_positions=LENGTH, conv=CONVOLUTION)
+    model = Transformer(config)
+    if not next(model.parameters()).is_meta:
+        initialize(model, seed=1)
+    return model
+
+
 def _our_initialize(model: nn.Module) -> None:
     from mainspring.nn import initialize
 
@@ -164,6 +176,7 @@ def _awkward_loss(model: nn.Module, rows: list[Tensor]) -> tuple[Tensor, int]:
 
 EXAMPLES: dict[str, Example] = {
     "ours-gpt2": Example(_our_gpt2, text_rows, _our_loss, _our_initialize),
+    "ours-deberta": Example(_our_deberta, text_rows, _our_loss, _our_initialize),
     "hf-gpt2": Example(_hf_gpt2, text_rows, _hf_loss),
     "hf-bert": Example(_hf_bert, text_rows, _hf_loss),
     "cnn": Example(_cnn, _image_rows, _image_loss),

@@ -21,9 +21,10 @@ def cases(world):
         found += [Case("cnn", {"zero": z}, reduce="mean", accumulation=a, no_sync=a < 3)
                   for z in STAGES for a in (2, 3)]
         found += [Case("ours-gpt2", {"zero": z}, meta=True) for z in STAGES]
-        found += [Case(name, {"zero": z, "remat": True}) for name in ("ours-gpt2", "hf-gpt2") for z in (0, 3)]
+        found += [Case(name, {"zero": z, "remat": True})
+                  for name in ("ours-gpt2", "ours-deberta", "hf-gpt2") for z in (0, 3)]
         found += [Case(name, {"zero": z}, "bf16", accumulation=2)
-                  for name in ("ours-gpt2", "cnn") for z in STAGES]
+                  for name in ("ours-gpt2", "ours-deberta", "cnn") for z in STAGES]
         found += [Case("awkward", {"zero": z}, "bf16", accumulation=3) for z in STAGES]
     return found
 
