@@ -18,7 +18,7 @@ from mainspring.text.tokenizer import Tokenizer
 Layout = Literal["hf", "megatron", "safetensors"]
 """hf: as transformers loads it. megatron: a share for each tensor-parallel rank, for models of GPT-2's shape.
 safetensors: by our own names."""
-LOOKED_FOR = f"config.json (Hugging Face), {megatron.SETTINGS} (Megatron) and {native.SETTINGS} (Mainspring)"
+LOOKED_FOR = f"config.json (Hugging Face), {megatron.SETTINGS} (Megatron) or {native.SETTINGS} (Mainspring)"
 """What tells the layouts apart."""
 
 
@@ -76,7 +76,7 @@ def import_model(path: str | Path, *, family: str | None = None, allow_missing: 
     """
     folder = Path(path)
     if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder; give one with a model's files")
+        raise UsageError(f"{folder}: no such folder; give one with {LOOKED_FOR}")
     layout = layout_of(folder)
     if layout == "safetensors":
         return native.import_native(folder)
