@@ -54,7 +54,7 @@ def evaluate(
     recipe = run.read_recipe() if run is not None else None
     where = data if data is not None else Path(recipe.data.path) if recipe is not None else None
     if where is None:
-        raise UsageError(f"{path} has no recipe.toml, so it is no run that names its data; say which with --data DIR")
+        raise UsageError(f"{path} has no recipe.toml, so it names no data; say which with --data DIR")
     if recipe is not None and recipe.objective.kind != "clm":
         _masked(path, TokenData.open(where), seq_len or recipe.data.seq_len, max_tokens or 0, as_json)
         return
