@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 import torch
 
 from mainspring.data.dataset import TokenData
+from mainspring.data.pairs import PairData
+from mainspring.errors import DataError
 from mainspring.evaluate.objective import score_run
 from mainspring.models.hub import import_hf
 from mainspring.nn import Transformer
@@ -18,7 +21,7 @@ from mainspring.train import events as ev
 from mainspring.train.run import Run
 from support.spawn import run_ranks
 from train.test_trainer_ranks import Curve
-from train.tiny import build_data, fit, recipe
+from train.tiny import WORDS, build_data, fit, recipe
 
 RTD: dict[str, Any] = {
     "kind": "rtd",
@@ -87,3 +90,55 @@ def test_it_is_the_same_over_ranks(words: Path, tmp_path: Path, zero: int, embed
     assert alone.keys() == two.keys()
     for step, (loss, norm) in alone.items():
         assert two[step] == pytest.approx((loss, norm), rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def pairs(words: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sentences of the made-up words with their reversals as translations."""
+    rng = random.Random(1)
+    texts = [rng.choices(WORDS, k=rng.randint(2, 5)) for _ in range(90)]
+    both = ((" ".join(text), " ".join(reversed(text))) for text in texts)
+    folder = tmp_path_factory.mktemp("pairs")
+    return PairData.encode(both, TokenData.open(words).tokenizer, langs=(0, 1)).save(folder)
+
+
+def over_pairs(rank: int, world: int, data: str, folder: str, pairs: str, changes: dict[str, Any]) -> Curve:
+    """A run on pairs with the contrast: queue, copy and network are one state."""
+    objective = {"kind": "xlco", "layer": 1, "queue": 40, "momentum": 0.9}
+    model = {"d_model": 16, "n_heads": 2, "n_layers": 2, "d_ff": 32, "max_positions": 64}
+    wanted = recipe(Path(data), plan__data=world, data__pairs=pairs, **changes)
+    wanted = wanted.replace(objective=objective, model={"family": "bert", "config": model})
+    _, told, _ = fit(wanted, Path(folder))
+    return {e.step: (e.loss, e.grad_norm) for e in told if isinstance(e, ev.StepDone)}
+
+
+def test_a_contrast_resumes_with_its_queue_and_copy(words: Path, pairs: Path, tmp_path: Path) -> None:
+    steady = {"optim__schedule": {"kind": "constant"}, "data__pairs_per_row": 2, "train__eval_every": 6}
+    at_once = over_pairs(0, 1, str(words), str(tmp_path / "one"), str(pairs), steady)
+    first = over_pairs(0, 1, str(words), str(tmp_path / "two"), str(pairs), {**steady, "train__steps": 4})
+    rest = over_pairs(0, 1, str(words), str(tmp_path / "two"), str(pairs), steady)
+    assert first | rest == at_once and list(rest) == [5, 6]
+    newest = ck.latest(Run(tmp_path / "two").checkpoints)
+    assert newest is not None
+    state = ck.load_model_state(newest)
+    assert state["stored"].tolist() == [6 * 8] and state["queue"].any(1).all()
+    fast, slow = state["network.embeddings.token.weight"], state["slow_network.embeddings.token.weight"]
+    assert not torch.equal(fast, slow)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("zero", [0, 1, 3])
+def test_a_contrast_is_the_same_over_ranks(words: Path, pairs: Path, tmp_path: Path, zero: int) -> None:
+    changes = {"train__steps": 4, "train__checkpoint_every": 0}
+    alone = over_pairs(0, 1, str(words), str(tmp_path / "one"), str(pairs), changes)
+    over = {**changes, "plan__zero": zero}
+    two = run_ranks(over_pairs, 2, str(words), str(tmp_path / "two"), str(pairs), over)[0]
+    assert alone.keys() == two.keys()
+    for step, (loss, norm) in alone.items():
+        assert two[step] == pytest.approx((loss, norm), rel=1e-4)
+
+
+def test_pairs_of_another_tokenizer_are_refused(pairs: Path, tmp_path: Path) -> None:
+    other = build_data(tmp_path / "data", "wordpiece", 90)
+    with pytest.raises(DataError, match="another tokenizer"):
+        over_pairs(0, 1, str(other), str(tmp_path / "run"), str(pairs), {"plan__zero": 0})

@@ -96,3 +96,8 @@ class DataConfig(Section):
     ones (Conneau and Lample 2019, arXiv 1901.07291, equation in section 3.1)."""
     weights: dict[str, float] | None = None
     """Shares of sources, or of streams, by name; then only those are read and alpha acts inside a source."""
+    pairs: str | None = None
+    """Directory of encoded pairs (`mainspring.data.pairs`), read in place of rows of text by objectives on
+    pairs; a row of them counts as `seq_len` tokens."""
+    pairs_per_row: int = Field(1, ge=1)
+    """Neighbouring pairs of a row."""

@@ -61,5 +61,17 @@ def sentence_row(parts: Sequence[TokenRow], first: int | None, separator: int) -
     return join(rows)
 
 
+def mixed_sides(pairs: Sequence[Sides], rng: np.random.Generator) -> tuple[list[TokenRow], list[TokenRow]]:
+    """The two sides of a row's pairs, each in an order of its own, and either one first.
+
+    Chi et al. 2021, section 3.3 (mixup contrast): with two pairs three bits of chance decide, over the order
+    of the sources, the order of the targets, and which side is the query.
+    """
+    sides = [[pair[k] for pair in pairs] for k in (0, 1)]
+    orders = [rng.permutation(len(pairs)) for _ in sides]
+    one, two = ([side[int(i)] for i in order] for side, order in zip(sides, orders, strict=True))
+    return (two, one) if rng.random() < 0.5 else (one, two)
+
+
 def _enclosed(opening: list[int], ids: Ints, separator: int) -> Ints:
     return np.concatenate([opening, ids, [separator]]).astype(np.int64)

@@ -1,6 +1,7 @@
 """What a model is trained to do: views of a batch, and the losses on them."""
 
 from mainspring.objectives.base import (
+    Evolves,
     Loss,
     Objective,
     OwnsModules,
@@ -15,6 +16,7 @@ from mainspring.objectives.build import build
 from mainspring.objectives.causal import CausalLM
 from mainspring.objectives.config import (
     CausalConfig,
+    ContrastConfig,
     MaskedConfig,
     ObjectiveConfig,
     PrefixConfig,
@@ -24,9 +26,11 @@ from mainspring.objectives.config import (
     TranslationConfig,
     UnilmConfig,
 )
+from mainspring.objectives.contrast import CrossLingualContrast
 from mainspring.objectives.cross_entropy import smoothed_cross_entropy, summed_cross_entropy
 from mainspring.objectives.generator import GeneratorAndDiscriminator
 from mainspring.objectives.masked import MaskedLM, mask_row
+from mainspring.objectives.momentum import MomentumContrast
 from mainspring.objectives.prefix import PrefixLM
 from mainspring.objectives.pseudo_masked import PseudoMaskedLM
 from mainspring.objectives.replaced import ReplacedTokens
@@ -38,10 +42,14 @@ from mainspring.objectives.words import Vocabulary, word_starts
 __all__ = [
     "CausalConfig",
     "CausalLM",
+    "ContrastConfig",
+    "CrossLingualContrast",
+    "Evolves",
     "GeneratorAndDiscriminator",
     "Loss",
     "MaskedConfig",
     "MaskedLM",
+    "MomentumContrast",
     "Objective",
     "ObjectiveConfig",
     "OwnsModules",

@@ -72,6 +72,23 @@ class OwnsModules(Protocol):
         ...
 
 
+Gather = Callable[[Tensor], Tensor]
+"""Joins the equal parts [n, ...] of all ranks, in the order of the ranks: [ranks * n, ...]."""
+
+
+@runtime_checkable
+class Evolves(Protocol):
+    """An objective whose state goes on from step to step beside the optimizer's."""
+
+    def start(self, model: nn.Module) -> None:
+        """Set the state of a freshly initialised model (parameters may be DTensors)."""
+        ...
+
+    def after_step(self, model: nn.Module, gather: Gather, applied: bool) -> None:
+        """Go on after an optimizer step, which was `applied`, or skipped because it was not finite."""
+        ...
+
+
 def passes(objective: Objective, model: nn.Module, views: Views) -> Sequence[Callable[[], dict[str, Loss]]]:
     """Forwards of an objective, each to go backward before the next: of most there is one."""
     if isinstance(objective, SeveralPasses):

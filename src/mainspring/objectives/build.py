@@ -6,6 +6,7 @@ from mainspring.objectives.base import Objective
 from mainspring.objectives.causal import CausalLM
 from mainspring.objectives.config import (
     CausalConfig,
+    ContrastConfig,
     MaskedConfig,
     ObjectiveConfig,
     PrefixConfig,
@@ -15,6 +16,7 @@ from mainspring.objectives.config import (
     TranslationConfig,
     UnilmConfig,
 )
+from mainspring.objectives.contrast import CrossLingualContrast
 from mainspring.objectives.masked import MaskedLM
 from mainspring.objectives.prefix import PrefixLM
 from mainspring.objectives.pseudo_masked import PseudoMaskedLM
@@ -46,5 +48,7 @@ def build(config: ObjectiveConfig, vocabulary: Vocabulary) -> Objective:
             return ReplacedTokens(config, vocabulary)
         case TranslationConfig():
             return TranslationLM(config, vocabulary)
+        case ContrastConfig():
+            return CrossLingualContrast(config, vocabulary)
         case CausalConfig():
             return CausalLM()

@@ -153,9 +153,28 @@ class TranslationConfig(ReplacementConfig):
     """Whether positions begin again at the translation (XLM; InfoXLM and XLM-E: not)."""
 
 
+class ContrastConfig(ReplacementConfig):
+    """Tell a text from others by its translation, on pairs (InfoXLM); two pairs a row give mixup contrast."""
+
+    kind: Literal["xlco"] = "xlco"
+    """Cross-lingual contrast."""
+    layer: int = Field(8, ge=0)
+    """Layer whose first token stands for a text (InfoXLM base: 8)."""
+    queue: int = Field(131072, ge=1)
+    """Keys of former steps that are kept as negatives."""
+    momentum: float = Field(0.9999, ge=0, le=1)
+    """Share of itself that the slow copy keeps in a step (InfoXLM base: 0.9999, large: 0.999)."""
+    temperature: float = Field(0.25, gt=0)
+    """Divides the products of queries and keys."""
+    rate: float = Field(0.15, gt=0, lt=1)
+    """Share of the maskable tokens that is hidden, in the contrast as in translation language modelling."""
+    tlm_weight: float = Field(1.0, ge=0)
+    """Weight of translation language modelling on the same pairs; 0: without it."""
+
+
 ObjectiveConfig = Annotated[
     CausalConfig | MaskedConfig | PseudoMaskedConfig | PrefixConfig | Seq2SeqConfig | UnilmConfig
-    | ReplacedConfig | TranslationConfig,
+    | ReplacedConfig | TranslationConfig | ContrastConfig,
     Field(discriminator="kind"),
 ]
 """Any objective."""
@@ -166,7 +185,7 @@ def predicted_share(config: ObjectiveConfig) -> float:
     match config:
         case PseudoMaskedConfig():
             return min(1.0, 2 * config.rate)
-        case MaskedConfig() | UnilmConfig() | ReplacedConfig() | TranslationConfig():
+        case MaskedConfig() | UnilmConfig() | ReplacedConfig() | TranslationConfig() | ContrastConfig():
             return config.rate
         case _:
             return 1.0

@@ -15,7 +15,7 @@ from mainspring import models, objectives, optim, parallel, planner
 from mainspring.config import parse
 from mainspring.data.dataset import TokenData
 from mainspring.nn import Transformer, TransformerConfig, initialize
-from mainspring.objectives import Objective, Vocabulary
+from mainspring.objectives import Evolves, Objective, Vocabulary
 from mainspring.objectives.config import predicted_share
 from mainspring.parallel import World, build_mesh
 from mainspring.planner import Batch, Estimate, Machine
@@ -100,9 +100,11 @@ def _model(recipe: Recipe, config: TransformerConfig, objective: Objective, worl
         model = objectives.assemble(objective, Transformer(config))
     mesh = build_mesh(recipe.plan, world.device.type)
     parallel.apply(model, recipe.plan, mesh=mesh, precision=recipe.train.precision, reduce="sum")
-    parallel.materialize(model, world.device, lambda m: _initialize(m, recipe.train.seed))
+    parallel.materialize(model, world.device, lambda m: _initialize(m, objective, recipe.train.seed))
     return model
 
 
-def _initialize(model: nn.Module, seed: int) -> None:
+def _initialize(model: nn.Module, objective: Objective, seed: int) -> None:
     initialize(model, seed)
+    if isinstance(objective, Evolves):
+        objective.start(model)

@@ -13,10 +13,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from mainspring import comm, parallel
-from mainspring.objectives import Objective, Views, passes
+from mainspring.objectives import Evolves, Objective, Views, passes
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,23 @@ class Step:
         means = {name: total / max(counts[name], 1) for name, total in zip(sums, totals, strict=True)}
         loss = sum(weight * means[name] for name, (weight, _) in sums.items())
         return Outcome(loss, means, norm, stops > 0)
+
+    def finish(self, applied: bool) -> None:
+        """Let the objective's own state go on after an optimizer step, if it was `applied`."""
+        if isinstance(self.objective, Evolves):
+            parallel.settle(self.model)  # what was gathered for the forward is not what was stepped
+            self.objective.after_step(self.model, self._gather, applied)
+
+    def _gather(self, part: Tensor) -> Tensor:
+        """Equal parts of all ranks, joined in their order."""
+        if not dist.is_initialized() or dist.get_world_size() == 1:
+            return part
+        shape = (dist.get_world_size() * part.shape[0], *part.shape[1:])
+        whole = torch.empty(shape, dtype=part.dtype, device=part.device)
+        counter = parallel.traffic(self.model)
+        for work in comm.all_gather(whole, part.contiguous(), name="objective", counter=counter):
+            work.wait()
+        return whole
 
     def rerun(self, micro_batches: Sequence[Views]) -> Callable[[], None]:
         """Forward and backward once more, for a diagnosis."""

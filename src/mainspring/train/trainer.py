@@ -179,6 +179,7 @@ class Trainer:
             optimizer.step()
             self._in_a_row = 0
         reason = "" if outcome.finite else self._diagnose(setup, step, micro_batches, outcome)
+        step.finish(outcome.finite)
         optimizer.zero_grad(set_to_none=True)
         self._step += 1
         if reason:
@@ -218,6 +219,9 @@ class Trainer:
         return said
 
     def _evaluate(self, setup: Setup) -> None:
+        if self.recipe.data.pairs is not None:
+            self._tell(events.Warned(self._step, "no pairs are held out, so nothing is evaluated"))
+            return
         score = holdout.score(
             setup.model, setup.objective, setup.data, step=self._step, seq_len=self.recipe.data.seq_len,
             rows=setup.batch.micro_rows, max_tokens=self.recipe.train.eval_tokens, rank=self.world.rank,
