@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mainspring.nn.cache import LayerCache
 from mainspring.nn.config import TransformerConfig
-from mainspring.nn.disentangled import DisentangledAttention, Relative
+from mainspring.nn.disentangled import DisentangledAttention, Relative, project_parts
 from mainspring.nn.gate import PositionGate
 from mainspring.nn.linear import Linear, linear
 from mainspring.nn.positions import Angles, rotate
@@ -69,9 +69,7 @@ class SelfAttention(nn.Module):
         in place of x.
         """
         batch, length, _ = x.shape
-        q, k, v = self.project(x)
-        if context is not None:
-            _, k, v = self.project(context)
+        q, k, v = self.project(x) if context is None else self._project_apart(x, context)
         if self.disentangled is not None:
             return self._by_distance(q, k, v, sight, store)
         if sight.angles is not None:
@@ -89,6 +87,13 @@ class SelfAttention(nn.Module):
         """Queries, keys and values before rotation, as views [B, T, H, E] of one tensor."""
         projected = self.qkv(x) if self.qv_bias is None else linear(x, self.qkv.weight, self._bias())
         q, k, v = projected.view(*x.shape[:2], -1, 3, self.head_dim).unbind(3)
+        return q, k, v
+
+    def _project_apart(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of x, keys and values of the context."""
+        weight, bias = self.qkv.weight, self._bias()
+        (q,) = project_parts(x, weight, bias, self.head_dim, slice(0, 1))
+        k, v = project_parts(context, weight, bias, self.head_dim, slice(1, 3))
         return q, k, v
 
     def _bias(self) -> Tensor | None:

@@ -158,18 +158,16 @@ class DisentangledAttention(nn.Module):
             table = F.dropout(table, self.dropout)
         keys = queries = None
         if self.to_keys:
-            keys = self._shared(table, weight, bias, 1) if self.key is None else self.key(table)
+            if self.key is None:
+                (keys,) = project_parts(table, weight, bias, self.width, slice(1, 2))
+            else:
+                keys = self.key(table).view(-1, self.heads, self.width)
         if self.to_queries:
-            queries = self._shared(table, weight, bias, 0) if self.query is None else self.query(table)
-        heads = (-1, self.heads, self.width)
-        return DistanceVectors(
-            None if keys is None else keys.view(heads), None if queries is None else queries.view(heads)
-        )
-
-    def _shared(self, table: Tensor, weight: Tensor, bias: Tensor | None, part: int) -> Tensor:
-        shape = (self.heads, 3, self.width)
-        chosen = None if bias is None else bias.view(shape)[:, part].reshape(-1)
-        return linear(table, weight.view(*shape, -1)[:, part].reshape(-1, weight.shape[-1]), chosen)
+            if self.query is None:
+                (queries,) = project_parts(table, weight, bias, self.width, slice(0, 1))
+            else:
+                queries = self.query(table).view(-1, self.heads, self.width)
+        return DistanceVectors(keys, queries)
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, vectors: DistanceVectors, relative: Relative
@@ -199,6 +197,27 @@ class DisentangledAttention(nn.Module):
         if relative.sees is not None:
             mixed = mixed * relative.sees.transpose(1, 2)
         return mixed.reshape(*mixed.shape[:2], -1)
+
+
+def project_parts(
+    x: Tensor, weight: Tensor, bias: Tensor | None, width: int, parts: slice
+) -> tuple[Tensor, ...]:
+    """Some of the queries (0), keys (1) and values (2) that a fused projection gives.
+
+    Args:
+        x: [..., D].
+        weight: [H (q, k, v) E, D].
+        bias: in the same order, or none.
+        width: E.
+        parts: which.
+
+    Returns:
+        Each [..., H, E].
+    """
+    heads = weight.shape[0] // (3 * width)
+    chosen = weight.view(heads, 3, width, -1)[:, parts].reshape(-1, weight.shape[1])
+    biases = None if bias is None else bias.view(heads, 3, width)[:, parts].reshape(-1)
+    return linear(x, chosen, biases).view(*x.shape[:-1], heads, -1, width).unbind(-2)
 
 
 def gathered_scores(q: Tensor, k: Tensor, vectors: DistanceVectors, index: Tensor) -> Tensor:
