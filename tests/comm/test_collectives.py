@@ -37,7 +37,7 @@ def exchange(rank, world):
             gathered = torch.empty(world * size, dtype=dtype)
             for work in comm.all_gather(gathered, whole[mine], name="ag", counter=counter):
                 work.wait()
-            parts = [part[r * size: (r + 1) * size] for r, part in enumerate(everyone)]
+            parts = [part[r * size : (r + 1) * size] for r, part in enumerate(everyone)]
             if not torch.equal(gathered, torch.cat(parts)):
                 wrong.append(("all_gather", dtype, size))
             inplace = torch.zeros(world * size, dtype=dtype)

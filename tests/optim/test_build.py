@@ -54,10 +54,17 @@ def test_updates_follow_the_published_algorithm():
         torch.testing.assert_close(parameter.detach().double(), state[name][0], rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize(("values", "field"), [
-    ({"betas": [0.9, 1.0]}, "betas"), ({"lr": 0.0}, "lr"), ({"kind": "adamv"}, "kind"),
-    ({"clip": -1.0}, "clip"), ({"schedule": {"kind": "cosin"}}, "schedule.kind"),
-    ({"schedule": {"final_ratio": 2.0}}, "schedule.final_ratio")])
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"betas": [0.9, 1.0]}, "betas"),
+        ({"lr": 0.0}, "lr"),
+        ({"kind": "adamv"}, "kind"),
+        ({"clip": -1.0}, "clip"),
+        ({"schedule": {"kind": "cosin"}}, "schedule.kind"),
+        ({"schedule": {"final_ratio": 2.0}}, "schedule.final_ratio"),
+    ],
+)
 def test_wrong_settings_name_their_field(values, field):
     with pytest.raises(ConfigError, match=field):
         parse(OptimConfig, values)

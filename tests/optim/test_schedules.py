@@ -11,14 +11,18 @@ from mainspring.optim import OptimConfig, ScheduleConfig, lr
 KINDS = ("constant", "linear", "cosine", "inverse_sqrt")
 
 
-
 def config_of(kind, peak, warmup=0, ratio=0.2):
     return OptimConfig(lr=peak, schedule=ScheduleConfig(kind=kind, warmup_steps=warmup, final_ratio=ratio))
 
 
 runs = st.builds(
     lambda kind, warmup, rest, ratio, peak: (config_of(kind, peak, warmup, ratio), warmup + rest),
-    st.sampled_from(KINDS), st.integers(0, 300), st.integers(2, 3000), st.floats(0, 1), st.floats(1e-6, 10))
+    st.sampled_from(KINDS),
+    st.integers(0, 300),
+    st.integers(2, 3000),
+    st.floats(0, 1),
+    st.floats(1e-6, 10),
+)
 
 
 @given(runs)

@@ -50,8 +50,15 @@ class Case:
     def id(self) -> str:
         parts = [self.example, *(f"{k}={v}" for k, v in self.plan.items()), self.precision]
         parts += [f"accumulate={self.accumulation}"] if self.accumulation > 1 else []
-        parts += [name for name, on in (("mean", self.reduce == "mean"), ("meta", self.meta),
-                                        ("unannounced", not self.no_sync)) if on]
+        parts += [
+            name
+            for name, on in (
+                ("mean", self.reduce == "mean"),
+                ("meta", self.meta),
+                ("unannounced", not self.no_sync),
+            )
+            if on
+        ]
         return "-".join(parts)
 
     def __hash__(self) -> int:
@@ -136,14 +143,22 @@ def spread_run(rank: int, world: int, case: Case) -> Trace:
     if case.meta:
         assert example.initialize is not None
         parallel.materialize(model, "cpu", example.initialize)
-    share = lambda rows: rows[rank * len(rows) // world: (rank + 1) * len(rows) // world]  # noqa: E731
+    share = lambda rows: rows[rank * len(rows) // world : (rank + 1) * len(rows) // world]  # noqa: E731
     scale = world if case.reduce == "mean" else 1
 
     def quiet(last: bool) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext() if last or not case.no_sync else parallel.no_sync(model)
 
-    return _train(model, example, case.accumulation, share, scale, quiet, _sum_over_ranks,
-                  lambda: parallel.clip_grad_norm(model, CLIP))
+    return _train(
+        model,
+        example,
+        case.accumulation,
+        share,
+        scale,
+        quiet,
+        _sum_over_ranks,
+        lambda: parallel.clip_grad_norm(model, CLIP),
+    )
 
 
 def single_run(case: Case) -> Trace:
@@ -157,13 +172,28 @@ def single_run(case: Case) -> Trace:
         context = _in_bf16(model, cast=sharded)
     clip = lambda: float(nn.utils.clip_grad_norm_(model.parameters(), CLIP))  # noqa: E731
     with context:
-        return _train(model, example, 1, lambda rows: rows, 1, lambda last: contextlib.nullcontext(),
-                      lambda value: value, clip)
+        return _train(
+            model,
+            example,
+            1,
+            lambda rows: rows,
+            1,
+            lambda last: contextlib.nullcontext(),
+            lambda value: value,
+            clip,
+        )
 
 
-def _train(model: nn.Module, example: Example, accumulation: int, share: Callable[[list[Any]], list[Any]],
-           scale: float, quiet: Callable[[bool], contextlib.AbstractContextManager[Any]],
-           over_ranks: Callable[[float], float], clip: Callable[[], float]) -> Trace:
+def _train(
+    model: nn.Module,
+    example: Example,
+    accumulation: int,
+    share: Callable[[list[Any]], list[Any]],
+    scale: float,
+    quiet: Callable[[bool], contextlib.AbstractContextManager[Any]],
+    over_ranks: Callable[[float], float],
+    clip: Callable[[], float],
+) -> Trace:
     model.train()
     optimizer = optim.build(model, OPTIM)
     generator = torch.Generator().manual_seed(7)
@@ -175,7 +205,7 @@ def _train(model: nn.Module, example: Example, accumulation: int, share: Callabl
         mine = share(everything)
         loss_sum = 0.0
         for index in range(accumulation):
-            micro = mine[index * len(mine) // accumulation: (index + 1) * len(mine) // accumulation]
+            micro = mine[index * len(mine) // accumulation : (index + 1) * len(mine) // accumulation]
             with quiet(index == accumulation - 1):
                 loss, _ = example.loss(model, micro)
                 (loss * scale / count).backward()

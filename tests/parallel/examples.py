@@ -54,8 +54,9 @@ def next_token_loss(logits: Tensor, ids: Tensor, valid: Tensor) -> tuple[Tensor,
 def _our_gpt2() -> nn.Module:
     from mainspring.nn import Transformer, TransformerConfig, initialize
 
-    config = TransformerConfig(d_model=32, n_heads=4, n_layers=3, d_ff=80, vocab_size=VOCAB,
-                               max_positions=LENGTH)
+    config = TransformerConfig(
+        d_model=32, n_heads=4, n_layers=3, d_ff=80, vocab_size=VOCAB, max_positions=LENGTH
+    )
     model = Transformer(config)
     if not next(model.parameters()).is_meta:
         initialize(model, seed=1)
@@ -90,18 +91,35 @@ def _our_loss(model: nn.Module, rows: list[Tensor]) -> tuple[Tensor, int]:
 def _hf_gpt2() -> nn.Module:
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    config = GPT2Config(vocab_size=VOCAB, n_positions=LENGTH, n_embd=32, n_layer=2, n_head=4, use_cache=False,
-                        bos_token_id=0, eos_token_id=0,
-                        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+    config = GPT2Config(
+        vocab_size=VOCAB,
+        n_positions=LENGTH,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        use_cache=False,
+        bos_token_id=0,
+        eos_token_id=0,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+    )
     return GPT2LMHeadModel(config)
 
 
 def _hf_bert() -> nn.Module:
     from transformers import BertConfig, BertForMaskedLM
 
-    config = BertConfig(vocab_size=VOCAB, max_position_embeddings=LENGTH, hidden_size=32, num_hidden_layers=2,
-                        num_attention_heads=4, intermediate_size=64, hidden_dropout_prob=0.0,
-                        attention_probs_dropout_prob=0.0)
+    config = BertConfig(
+        vocab_size=VOCAB,
+        max_position_embeddings=LENGTH,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
     return BertForMaskedLM(config)
 
 
@@ -119,7 +137,8 @@ class Cnn(nn.Module):
         self.stem = nn.Conv2d(3, 8, 3, padding=1)
         self.stages = nn.ModuleList(
             nn.Sequential(nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 8, 3, stride=2, padding=1))
-            for _ in range(3))
+            for _ in range(3)
+        )
         self.classify = nn.Linear(8, 7)
         self.register_buffer("mean", torch.randn(3, 1, 1))
 

@@ -28,7 +28,7 @@ def small():
 def backward(model, seed, world=1, rank=0):
     example = EXAMPLES["ours-gpt2"]
     rows = example.rows(8, torch.Generator().manual_seed(seed))
-    mine = rows[rank * 8 // world: (rank + 1) * 8 // world]
+    mine = rows[rank * 8 // world : (rank + 1) * 8 // world]
     loss, _ = example.loss(model, mine)
     loss.backward()
 
@@ -183,9 +183,11 @@ def test_evaluation_and_materialisation():
 
 def refusals(rank, world):
     said = []
-    for attempt in (lambda: parallel.apply(nn.Linear(2, 2), Plan(data=5)),
-                    lambda: parallel.apply(parallel.apply(nn.Linear(2, 2), Plan(data=2)), Plan(data=2)),
-                    lambda: parallel.build_mesh(Plan(data=3))):
+    for attempt in (
+        lambda: parallel.apply(nn.Linear(2, 2), Plan(data=5)),
+        lambda: parallel.apply(parallel.apply(nn.Linear(2, 2), Plan(data=2)), Plan(data=2)),
+        lambda: parallel.build_mesh(Plan(data=3)),
+    ):
         try:
             attempt()
             said.append("")

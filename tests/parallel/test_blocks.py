@@ -19,12 +19,14 @@ def test_lists_of_like_modules_are_found_at_the_outermost_level():
             super().__init__()
             self.parts = nn.ModuleList(nn.Linear(2, 2) for _ in range(3))
 
-    model = nn.ModuleDict({
-        "stages": nn.ModuleList(Stage() for _ in range(2)),
-        "mixed": nn.Sequential(nn.Linear(2, 2), nn.ReLU()),
-        "single": nn.ModuleList([nn.Linear(2, 2)]),
-        "empty": nn.ModuleList(nn.ReLU() for _ in range(3)),
-    })
+    model = nn.ModuleDict(
+        {
+            "stages": nn.ModuleList(Stage() for _ in range(2)),
+            "mixed": nn.Sequential(nn.Linear(2, 2), nn.ReLU()),
+            "single": nn.ModuleList([nn.Linear(2, 2)]),
+            "empty": nn.ModuleList(nn.ReLU() for _ in range(3)),
+        }
+    )
     assert find_blocks(model) == list(model["stages"])
 
 
@@ -41,8 +43,13 @@ def test_blocks_that_share_parameters_belong_to_the_root():
 
 def test_recomputation_of_any_module_changes_no_gradient_and_keeps_less():
     torch.manual_seed(0)
-    model = nn.ModuleDict({"layers": nn.ModuleList(
-        nn.Sequential(nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 8)) for _ in range(3))})
+    model = nn.ModuleDict(
+        {
+            "layers": nn.ModuleList(
+                nn.Sequential(nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 8)) for _ in range(3)
+            )
+        }
+    )
     names = list(model.state_dict())
     results = []
     for on in (False, True, True, False):

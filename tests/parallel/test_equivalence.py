@@ -18,13 +18,22 @@ def cases(world):
     found += [Case(name, {"zero": z}, accumulation=3) for name in ("ours-gpt2", "awkward") for z in STAGES]
     if world == 2:
         found += [Case("cnn", {"zero": z}, accumulation=2, no_sync=False) for z in STAGES]
-        found += [Case("cnn", {"zero": z}, reduce="mean", accumulation=a, no_sync=a < 3)
-                  for z in STAGES for a in (2, 3)]
+        found += [
+            Case("cnn", {"zero": z}, reduce="mean", accumulation=a, no_sync=a < 3)
+            for z in STAGES
+            for a in (2, 3)
+        ]
         found += [Case("ours-gpt2", {"zero": z}, meta=True) for z in STAGES]
-        found += [Case(name, {"zero": z, "remat": True})
-                  for name in ("ours-gpt2", "ours-deberta", "hf-gpt2") for z in (0, 3)]
-        found += [Case(name, {"zero": z}, "bf16", accumulation=2)
-                  for name in ("ours-gpt2", "ours-deberta", "cnn") for z in STAGES]
+        found += [
+            Case(name, {"zero": z, "remat": True})
+            for name in ("ours-gpt2", "ours-deberta", "hf-gpt2")
+            for z in (0, 3)
+        ]
+        found += [
+            Case(name, {"zero": z}, "bf16", accumulation=2)
+            for name in ("ours-gpt2", "ours-deberta", "cnn")
+            for z in STAGES
+        ]
         found += [Case("awkward", {"zero": z}, "bf16", accumulation=3) for z in STAGES]
     return found
 
@@ -34,8 +43,10 @@ def outcomes():
     return {world: run_ranks(check, world, cases(world), timeout=200)[0] for world in (2, 4)}
 
 
-@pytest.mark.parametrize(("world", "case"), [pytest.param(world, case.id, id=f"{world}-{case.id}")
-                                             for world in (2, 4) for case in cases(world)])
+@pytest.mark.parametrize(
+    ("world", "case"),
+    [pytest.param(world, case.id, id=f"{world}-{case.id}") for world in (2, 4) for case in cases(world)],
+)
 def test_as_one_process(outcomes, world, case):
     errors = outcomes[world][case]
     assert not isinstance(errors, str), errors

@@ -46,9 +46,12 @@ def reference(model, inputs, takes, scale):
 
 
 def same(model, want):
-    return [name for name, p in model.named_parameters()
-            if (p.grad is None) != (want[name] is None)
-            or (p.grad is not None and not torch.allclose(p.grad, want[name], rtol=1e-5, atol=1e-6))]
+    return [
+        name
+        for name, p in model.named_parameters()
+        if (p.grad is None) != (want[name] is None)
+        or (p.grad is not None and not torch.allclose(p.grad, want[name], rtol=1e-5, atol=1e-6))
+    ]
 
 
 def corners(rank, world):
@@ -121,13 +124,20 @@ def corners(rank, world):
     twin.zero_grad()
     if rank == 0:  # no other rank takes part
         twin(x[0], ["left"]).sum().backward()
-    wrong["copy"] = [n for (n, p), q in zip(twin.named_parameters(), model.parameters(), strict=True)
-                     if not torch.equal(p, q) or p is q]
+    wrong["copy"] = [
+        n
+        for (n, p), q in zip(twin.named_parameters(), model.parameters(), strict=True)
+        if not torch.equal(p, q) or p is q
+    ]
 
     # Reentrant checkpoints run backwards inside a backward: a shared weight is reduced in each of them.
     model = spread(rank, world)
-    checkpoint(model, checkpoint(model, x[rank].requires_grad_(), ["left"], use_reentrant=True), ["left"],
-               use_reentrant=True).square().sum().backward()
+    checkpoint(
+        model,
+        checkpoint(model, x[rank].requires_grad_(), ["left"], use_reentrant=True),
+        ["left"],
+        use_reentrant=True,
+    ).square().sum().backward()
     wrong["reentrant"] = same(model, reference(model, x, [["left", "left"]] * world, 1.0))
     return {name: found for name, found in wrong.items() if found}
 
@@ -149,8 +159,11 @@ def buckets(rank, world):
         gradients.append([p.grad.clone() for p in model.parameters()])
         gradients[-1].append(torch.tensor(counter.calls("gradients")))
         reducer.close()
-    same = all(torch.equal(a, b) for other in gradients[1:]
-               for a, b in zip(gradients[0][:-1], other[:-1], strict=True))
+    same = all(
+        torch.equal(a, b)
+        for other in gradients[1:]
+        for a, b in zip(gradients[0][:-1], other[:-1], strict=True)
+    )
     return same, [int(g[-1]) for g in gradients]
 
 

@@ -15,8 +15,17 @@ def join(rank, world):
         total = torch.tensor(1)
         dist.all_reduce(total)
         here.barrier()
-        seen = (here.rank, here.size, here.local_rank, here.local_size, here.backend, here.is_main,
-                int(total), str(here.device), torch.get_num_threads())
+        seen = (
+            here.rank,
+            here.size,
+            here.local_rank,
+            here.local_size,
+            here.backend,
+            here.is_main,
+            int(total),
+            str(here.device),
+            torch.get_num_threads(),
+        )
     return seen, dist.is_initialized()
 
 

@@ -19,10 +19,20 @@ SHAPES = {
     "dropout": {"dropout": 0.1},
     "attention dropout": {"dropout": 0.1, "attention_dropout": 0.1},
     "wide": {"d_model": 96, "d_ff": 160, "n_heads": 2},
-    "llama": {"activation": "swiglu", "d_ff": 144, "norm": "rms", "positions": [{"kind": "rotary"}],
-              "bias": False},
-    "bert": {"norm_place": "post", "embed_norm": True, "head_transform": True, "head_bias": True,
-             "dropout": 0.1},
+    "llama": {
+        "activation": "swiglu",
+        "d_ff": 144,
+        "norm": "rms",
+        "positions": [{"kind": "rotary"}],
+        "bias": False,
+    },
+    "bert": {
+        "norm_place": "post",
+        "embed_norm": True,
+        "head_transform": True,
+        "head_bias": True,
+        "dropout": 0.1,
+    },
     "t5": {"positions": [{"kind": "t5_bias"}]},
 }
 
@@ -104,8 +114,9 @@ def test_encoder_decoder_layers_are_both_counted():
 
 
 def test_parameters_are_counted_without_memory():
-    big = shape("gpt2", d_model=4256, n_heads=28, d_ff=17024, n_layers=78, vocab_size=51200,
-                max_positions=1024)
+    big = shape(
+        "gpt2", d_model=4256, n_heads=28, d_ff=17024, n_layers=78, vocab_size=51200, max_positions=1024
+    )
     count = count_parameters(big, 1024)
     h, layers = 4256, 78
     want = 12 * layers * h**2 + 13 * layers * h + 2 * h + (51200 + 1024) * h

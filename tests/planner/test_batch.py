@@ -11,10 +11,17 @@ from mainspring.parallel import Plan
 from mainspring.planner import split_batch
 
 
-@given(ranks=st.integers(1, 64), per_rank=st.integers(1, 400), seq_len=st.sampled_from([16, 128, 512, 8192]),
-       row_bytes=st.floats(1, 1e9), memory=st.floats(1, 1e12), micro_tokens=st.sampled_from([0, 512, 4096]))
-def test_rows_are_used_once_and_micro_batches_are_the_largest_that_fit(ranks, per_rank, seq_len, row_bytes,
-                                                                       memory, micro_tokens):
+@given(
+    ranks=st.integers(1, 64),
+    per_rank=st.integers(1, 400),
+    seq_len=st.sampled_from([16, 128, 512, 8192]),
+    row_bytes=st.floats(1, 1e9),
+    memory=st.floats(1, 1e12),
+    micro_tokens=st.sampled_from([0, 512, 4096]),
+)
+def test_rows_are_used_once_and_micro_batches_are_the_largest_that_fit(
+    ranks, per_rank, seq_len, row_bytes, memory, micro_tokens
+):
     tokens = ranks * per_rank * seq_len
     if row_bytes > memory:
         with pytest.raises(PlanError):

@@ -11,19 +11,36 @@ from mainspring.planner import Estimate, Machine, count_parameters, estimate, pr
 from mainspring.planner.units import amount, duration
 
 CONFIG = TransformerConfig(d_model=256, n_heads=4, n_layers=6, d_ff=1024, vocab_size=4096, max_positions=128)
-MACHINE = Machine(flops_fp32=5e10, flops_bf16=2e11, memory_bandwidth=1e10, link_bandwidth=2e9,
-                  memory=8 * 2**30, cores=8, threads=2, ranks=4)
+MACHINE = Machine(
+    flops_fp32=5e10,
+    flops_bf16=2e11,
+    memory_bandwidth=1e10,
+    link_bandwidth=2e9,
+    memory=8 * 2**30,
+    cores=8,
+    threads=2,
+    ranks=4,
+)
 PSI = count_parameters(CONFIG).total
 
 
 def ready(tokens, plan=None, machine=MACHINE):
-    return prepare(CONFIG, plan or Plan(data=4), batch_tokens=tokens, seq_len=128, precision="fp32",
-                   machine=machine)
+    return prepare(
+        CONFIG, plan or Plan(data=4), batch_tokens=tokens, seq_len=128, precision="fp32", machine=machine
+    )
 
 
 def cost(plan, precision="fp32", *, micro=2, rows=8, machine=MACHINE, **options):
-    return estimate(CONFIG, plan, micro_rows=micro, rows_per_rank=rows, seq_len=128, precision=precision,
-                    machine=machine, **options)
+    return estimate(
+        CONFIG,
+        plan,
+        micro_rows=micro,
+        rows_per_rank=rows,
+        seq_len=128,
+        precision=precision,
+        machine=machine,
+        **options,
+    )
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

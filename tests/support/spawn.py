@@ -31,8 +31,9 @@ class RankFailure(AssertionError):
     """A rank raised, died or was late; the message holds its traceback."""
 
 
-def run_ranks(fn: Callable[..., Any], world: int, *args: Any, timeout: float = 120, init: bool = True,
-              env: bool = True) -> list[Any]:
+def run_ranks(
+    fn: Callable[..., Any], world: int, *args: Any, timeout: float = 120, init: bool = True, env: bool = True
+) -> list[Any]:
     """Run `fn(rank, world, *args)` on `world` processes of one thread each and return the results in rank
     order.
 
@@ -50,15 +51,26 @@ def run_ranks(fn: Callable[..., Any], world: int, *args: Any, timeout: float = 1
     source = (fn.__code__.co_filename, fn.__module__, fn.__qualname__)
     deadline = time.monotonic() + timeout
     with tempfile.TemporaryDirectory(prefix="ranks-") as folder:
-        variables = {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1",
-                     "MASTER_PORT": str(free_port())} if env else {}
+        variables = (
+            {
+                "WORLD_SIZE": str(world),
+                "LOCAL_WORLD_SIZE": str(world),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(free_port()),
+            }
+            if env
+            else {}
+        )
         store = str(Path(folder) / "store") if init else ""
         processes, pipes = [], []
         for rank in range(world):
             here, there = context.Pipe(duplex=False)
             process = context.Process(
-                target=_rank, daemon=True, name=f"rank{rank}",
-                args=(there, source, rank, world, args, store, variables, timeout))
+                target=_rank,
+                daemon=True,
+                name=f"rank{rank}",
+                args=(there, source, rank, world, args, store, variables, timeout),
+            )
             process.start()
             there.close()
             processes.append(process)
@@ -107,8 +119,16 @@ def _collect(pipes: list[Connection], deadline: float, timeout: float) -> list[A
     return [results[rank] for rank in range(len(pipes))]
 
 
-def _rank(pipe: Connection, source: tuple[str, str, str], rank: int, world: int, args: tuple[Any, ...],
-          store: str, variables: dict[str, str], timeout: float) -> None:
+def _rank(
+    pipe: Connection,
+    source: tuple[str, str, str],
+    rank: int,
+    world: int,
+    args: tuple[Any, ...],
+    store: str,
+    variables: dict[str, str],
+    timeout: float,
+) -> None:
     try:
         os.environ.update(variables)
         if variables:
@@ -122,8 +142,13 @@ def _rank(pipe: Connection, source: tuple[str, str, str], rank: int, world: int,
         for part in source[2].split("."):
             fn = getattr(fn, part)
         if store:
-            dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world,
-                                    timeout=timedelta(seconds=timeout))
+            dist.init_process_group(
+                "gloo",
+                init_method=f"file://{store}",
+                rank=rank,
+                world_size=world,
+                timeout=timedelta(seconds=timeout),
+            )
         try:
             value = fn(rank, world, *args)
         finally:

@@ -81,8 +81,9 @@ def test_files_open_with_the_safetensors_library(tmp_path: Path) -> None:
 
 
 @given(st.sampled_from(list(ck.manifest.SPELLINGS)), st.lists(st.integers(0, 4), max_size=3))
-def test_every_type_and_shape_round_trips(tmp_path_factory: pytest.TempPathFactory, dtype: torch.dtype,
-                                          shape: list[int]) -> None:
+def test_every_type_and_shape_round_trips(
+    tmp_path_factory: pytest.TempPathFactory, dtype: torch.dtype, shape: list[int]
+) -> None:
     folder = tmp_path_factory.mktemp("any")
     value = (torch.rand(shape) * 8).to(dtype)
     path = ck.save(folder, 1, {"model.x": value}, {})
@@ -215,8 +216,9 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path: Path) -> None:
     ck.verify(previous)
 
 
-def test_bytes_that_the_disk_changed_are_found_before_the_rename(tmp_path: Path,
-                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_that_the_disk_changed_are_found_before_the_rename(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     previous, _ = save(tmp_path, step=1)
 
     def lying_disk(descriptor: int) -> None:

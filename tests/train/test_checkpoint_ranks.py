@@ -68,8 +68,9 @@ def same(a: Arrays, b: Arrays) -> None:
 
 
 @pytest.mark.parametrize(("writers", "readers"), [((2, True), (4, True)), ((2, False), (2, True))])
-def test_any_sharding_loads_any_other(tmp_path: Path, writers: tuple[int, bool],
-                                      readers: tuple[int, bool]) -> None:
+def test_any_sharding_loads_any_other(
+    tmp_path: Path, writers: tuple[int, bool], readers: tuple[int, bool]
+) -> None:
     saved = run_ranks(save, writers[0], str(tmp_path), writers[1])[0]
     path = ck.latest(tmp_path)
     assert path is not None and len(list(path.glob("rank-*"))) == 2
@@ -82,8 +83,10 @@ def test_any_sharding_loads_any_other(tmp_path: Path, writers: tuple[int, bool],
     alone, optimizer = trained(sharded=False)
     ck.load(path, alone, optimizer)
     same(whole(alone, optimizer), saved)
-    same({f"model.{n}": t.numpy() for n, t in ck.load_model_state(path).items()},
-         {n: t for n, t in saved.items() if n.startswith("model.")})
+    same(
+        {f"model.{n}": t.numpy() for n, t in ck.load_model_state(path).items()},
+        {n: t for n, t in saved.items() if n.startswith("model.")},
+    )
 
 
 def faulty(rank: int, world: int, folder: str) -> list[str]:

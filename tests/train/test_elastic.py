@@ -25,10 +25,21 @@ WORKER = Path(__file__).with_name("worker.py")
 def start_node(port: int, file: Path, run: Path, *, host: bool, log: Path) -> subprocess.Popen[bytes]:
     """A torchrun agent with one rank, in a session of its own, as it would run on a machine of its own."""
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--nnodes=1:2", "--nproc-per-node=1",
-        "--max-restarts=3", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=elastic",
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nnodes=1:2",
+        "--nproc-per-node=1",
+        "--max-restarts=3",
+        "--rdzv-backend=c10d",
+        f"--rdzv-endpoint=127.0.0.1:{port}",
+        "--rdzv-id=elastic",
         f"--rdzv-conf=is_host={int(host)},join_timeout=60,last_call_timeout=3,keep_alive_interval=1",
-        str(WORKER), str(file), str(run), "0", "0.1",
+        str(WORKER),
+        str(file),
+        str(run),
+        "0",
+        "0.1",
     ]
     variables = {**os.environ, "OMP_NUM_THREADS": "1"}
     with log.open("wb") as out:
@@ -56,8 +67,14 @@ def lines(run: Path, kind: str) -> list[dict[str, object]]:
 def test_a_lost_node_costs_at_most_the_steps_since_the_last_checkpoint(data: Path, tmp_path: Path) -> None:
     file, run = tmp_path / "recipe.toml", tmp_path / "run"
     # plan.data stays 2 in the recipe: an elastic run takes as many ranks as there are.
-    wanted = recipe(data, train__steps=STEPS, train__checkpoint_every=EVERY, train__elastic=True,
-                    plan__data=2, plan__zero=2)
+    wanted = recipe(
+        data,
+        train__steps=STEPS,
+        train__checkpoint_every=EVERY,
+        train__elastic=True,
+        plan__data=2,
+        plan__zero=2,
+    )
     file.write_text(to_toml(wanted))
     logs = [tmp_path / "node-0.log", tmp_path / "node-1.log"]
     port = free_port()
@@ -65,8 +82,11 @@ def test_a_lost_node_costs_at_most_the_steps_since_the_last_checkpoint(data: Pat
     try:
         deadline = time.monotonic() + 100
         # Where one node comes late the run begins without it and starts again when it joins.
-        while not (lines(run, "checkpoint_saved") and lines(run, "run_started")[-1]["world"] == 2
-                   and len(lines(run, "step_done")) >= EVERY + 3):
+        while not (
+            lines(run, "checkpoint_saved")
+            and lines(run, "run_started")[-1]["world"] == 2
+            and len(lines(run, "step_done")) >= EVERY + 3
+        ):
             assert time.monotonic() < deadline and all(n.poll() is None for n in nodes), logs[0].read_text()
             time.sleep(0.05)
         power_off(nodes[1])

@@ -29,8 +29,10 @@ def test_ranks_that_were_not_started_are_missed(data: Path, tmp_path: Path) -> N
 
 
 def test_reading_checkpoints_does_not_load_the_trainer() -> None:
-    code = ("import sys; import mainspring.train.checkpoint, mainspring.train.run; "
-            "print([m for m in sys.modules if m in ('mainspring.train.trainer', 'mainspring.planner')])")
+    code = (
+        "import sys; import mainspring.train.checkpoint, mainspring.train.run; "
+        "print([m for m in sys.modules if m in ('mainspring.train.trainer', 'mainspring.planner')])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

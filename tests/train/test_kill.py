@@ -35,11 +35,17 @@ def rank_main(rank: int, variables: dict[str, str], arguments: tuple[Any, ...]) 
 def start(file: Path, run: Path, slow: float, step_seconds: float) -> list[BaseProcess]:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    variables = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-                 "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+    variables = {
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "OMP_NUM_THREADS": "1",
+    }
     arguments = (str(file), str(run), slow, step_seconds)
-    ranks = [context.Process(target=rank_main, args=(rank, variables, arguments), daemon=True)
-             for rank in range(2)]
+    ranks = [
+        context.Process(target=rank_main, args=(rank, variables, arguments), daemon=True) for rank in range(2)
+    ]
     for process in ranks:
         process.start()
     return ranks
@@ -103,8 +109,14 @@ def test_killed_at_five_points_and_never_killed_are_the_same(data: Path, tmp_pat
     assert len({path for path in left if path}) >= 2, "the run got on between kills"
     finish(start(file, killed, 0.0, 0.0))
 
-    curves = [{line["step"]: (line["loss"], line["grad_norm"]) for line in read(run / "metrics.jsonl")
-               if line["event"] == "step_done"} for run in (through, killed)]
+    curves = [
+        {
+            line["step"]: (line["loss"], line["grad_norm"])
+            for line in read(run / "metrics.jsonl")
+            if line["event"] == "step_done"
+        }
+        for run in (through, killed)
+    ]
     assert list(curves[0]) == list(range(1, STEPS + 1))
     assert curves[0] == curves[1], "every step gave the same numbers, to the last bit"
     ends = [ck.latest(run / "checkpoints") for run in (through, killed)]

@@ -38,8 +38,11 @@ def run_script(script: str, tmp_path: Path, *arguments: str, **variables: str) -
     """Run a script with a `torchrun` (and Slurm's commands) that only write down how they were called."""
     stubs = tmp_path / "bin"
     stubs.mkdir()
-    for name, body in {"torchrun": 'printf "%s\\n" "$@" > "$RECORD"', "srun": 'shift; "$@"',
-                       "scontrol": 'echo node1; echo node2'}.items():
+    for name, body in {
+        "torchrun": 'printf "%s\\n" "$@" > "$RECORD"',
+        "srun": 'shift; "$@"',
+        "scontrol": "echo node1; echo node2",
+    }.items():
         (stubs / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
         (stubs / name).chmod(0o755)
     record = tmp_path / "record"
@@ -55,17 +58,33 @@ def test_shell_parses(script: str) -> None:
 
 @pytest.mark.parametrize(("nodes", "data", "elastic"), [("2", 16, False), ("1:2", 8, True)])
 def test_torchrun(tmp_path: Path, nodes: str, data: int, elastic: bool) -> None:
-    called = run_script("torchrun.sh", tmp_path, "gpt2-small", "/shared/runs/a", "train.steps=7",
-                        HEAD="node1:29500", NODES=nodes, RANKS="8")
+    called = run_script(
+        "torchrun.sh",
+        tmp_path,
+        "gpt2-small",
+        "/shared/runs/a",
+        "train.steps=7",
+        HEAD="node1:29500",
+        NODES=nodes,
+        RANKS="8",
+    )
     parsed, recipe = check_command(called)
     assert (parsed.nnodes, parsed.nproc_per_node, parsed.rdzv_endpoint) == (nodes, "8", "node1:29500")
     assert (recipe.plan.data, recipe.train.elastic, recipe.train.steps) == (data, elastic, 7)
 
 
 def test_slurm(tmp_path: Path) -> None:
-    called = run_script("slurm.sbatch", tmp_path, "gpt2-small", "/shared/runs/a",
-                        SLURM_JOB_NODELIST="node[1-2]", SLURM_JOB_ID="12345", SLURM_JOB_NUM_NODES="2",
-                        SLURM_GPUS_ON_NODE="4", SLURM_CPUS_PER_TASK="32")
+    called = run_script(
+        "slurm.sbatch",
+        tmp_path,
+        "gpt2-small",
+        "/shared/runs/a",
+        SLURM_JOB_NODELIST="node[1-2]",
+        SLURM_JOB_ID="12345",
+        SLURM_JOB_NUM_NODES="2",
+        SLURM_GPUS_ON_NODE="4",
+        SLURM_CPUS_PER_TASK="32",
+    )
     parsed, recipe = check_command(called)
     assert parsed.rdzv_endpoint == "node1:32345" and recipe.plan.data == 8
 

@@ -52,11 +52,14 @@ def network(kind: str) -> tuple[nn.Module, Callable[[], None]]:
     return model, run
 
 
-@pytest.mark.parametrize(("kind", "said"), [
-    ("activation", "output of module '1' (Bad): 6 NaN and 0 infinite of 6 elements, shape [2, 3]"),
-    ("gradient", "gradient of the output of module '0' (Linear): 6 NaN"),
-    ("parameter gradient", "gradient of parameter 'gain' of module '1' (Bad): 3 NaN and 0 infinite of 3"),
-])
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("activation", "output of module '1' (Bad): 6 NaN and 0 infinite of 6 elements, shape [2, 3]"),
+        ("gradient", "gradient of the output of module '0' (Linear): 6 NaN"),
+        ("parameter gradient", "gradient of parameter 'gain' of module '1' (Bad): 3 NaN and 0 infinite of 3"),
+    ],
+)
 def test_the_culprit_is_named(kind: str, said: str) -> None:
     model, run = network(kind)
     assert describe(model, run).startswith(said)
@@ -69,7 +72,8 @@ def test_a_poisoned_parameter_comes_before_what_it_spoils() -> None:
     with torch.no_grad():
         model[2].weight[1, 2] = math.inf
     assert describe(model, run) == (
-        "parameter 'weight' of module '2' (Linear): 0 NaN and 1 infinite of 9 elements, shape [3, 3]")
+        "parameter 'weight' of module '2' (Linear): 0 NaN and 1 infinite of 9 elements, shape [3, 3]"
+    )
 
 
 def test_what_does_not_come_again_is_said_so() -> None:

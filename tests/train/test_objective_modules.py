@@ -53,11 +53,11 @@ def test_a_run_resumes_is_scored_and_gives_its_network_away(
     assert any(isinstance(e, ev.Evaluated) for e in told)
     names = {n for e in told if isinstance(e, ev.StepDone) for n in e.losses}
     assert names == {"mlm", "rtd"}
-    first, _ = run(words, tmp_path / "parts", train__steps=4, optim__schedule={"kind": "constant"},
-                   **objective)
+    first, _ = run(
+        words, tmp_path / "parts", train__steps=4, optim__schedule={"kind": "constant"}, **objective
+    )
     rest, _ = run(words, tmp_path / "parts", optim__schedule={"kind": "constant"}, **objective)
-    again, _ = run(words, tmp_path / "at-once", optim__schedule={"kind": "constant"},
-                   **objective)
+    again, _ = run(words, tmp_path / "at-once", optim__schedule={"kind": "constant"}, **objective)
     assert first | rest == again and list(rest) == [5, 6], "generator and its optimizer states are kept"
     newest = ck.latest(Run(tmp_path / "whole").checkpoints)
     assert newest is not None

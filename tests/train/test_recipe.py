@@ -24,14 +24,17 @@ def test_toml_round_trip(tmp_path: Path) -> None:
         assert run.read_recipe() == wanted
 
 
-@pytest.mark.parametrize(("override", "said"), [
-    ("train.stpes=3", "train.stpes: unknown key; did you mean 'steps'"),
-    ("train.steps=0", "train.steps = 0: should be greater than or equal to 1"),
-    ("train.precision=bf15", "did you mean 'bf16'"),
-    ("objective.kind=clmm", "objective"),
-    ("plan.zero=4", "plan.zero = 4"),
-    ("optim.lr=fast", "optim.lr = 'fast'"),
-])
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.stpes=3", "train.stpes: unknown key; did you mean 'steps'"),
+        ("train.steps=0", "train.steps = 0: should be greater than or equal to 1"),
+        ("train.precision=bf15", "did you mean 'bf16'"),
+        ("objective.kind=clmm", "objective"),
+        ("plan.zero=4", "plan.zero = 4"),
+        ("optim.lr=fast", "optim.lr = 'fast'"),
+    ],
+)
 def test_faults_name_the_field(override: str, said: str) -> None:
     plain = recipe(Path("data")).model_dump(mode="json")
     with pytest.raises(ConfigError, match=said.replace("(", r"\(")):
@@ -60,6 +63,12 @@ def test_identity_is_what_decides_the_numbers(data: Path, tmp_path: Path) -> Non
 
     same = of()
     assert of(plan__data=4) == of(train__steps=99) == of(optim__lr=0.5) == of(train__precision="bf16") == same
-    others = [of(train__seed=9), of(train__batch_tokens=256), of(data__seq_len=8), of(data__alpha=0.5),
-              of(kind="mlm"), of(words)]
+    others = [
+        of(train__seed=9),
+        of(train__batch_tokens=256),
+        of(data__seq_len=8),
+        of(data__alpha=0.5),
+        of(kind="mlm"),
+        of(words),
+    ]
     assert len({same, *others}) == 7

@@ -92,8 +92,9 @@ def test_launched_ranks_save_and_end_on_ctrl_c(data: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.distributed
-def test_the_exit_code_of_a_failing_rank_comes_through(tmp_path: Path,
-                                                       capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_exit_code_of_a_failing_rank_comes_through(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     program = tmp_path / "fail.py"
     program.write_text("import os, sys\nsys.exit(2 if os.environ['RANK'] == '1' else 0)\n")
     assert launch.start([str(program)], 2, threads=1) == 2

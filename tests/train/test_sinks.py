@@ -33,8 +33,14 @@ def test_every_event_is_one_line_of_json(tmp_path: Path) -> None:
 def test_what_json_lacks_becomes_text() -> None:
     line = to_json(ev.RunEnded(3, "failed", math.nan, math.inf))
     assert json.loads(line, parse_constant=pytest.fail) | {"time": 0} == {
-        "event": "run_ended", "time": 0, "step": 3, "status": "failed", "loss": "nan", "seconds": "inf",
-        "message": ""}
+        "event": "run_ended",
+        "time": 0,
+        "step": 3,
+        "status": "failed",
+        "loss": "nan",
+        "seconds": "inf",
+        "message": "",
+    }
 
 
 def test_resuming_drops_what_is_done_again(tmp_path: Path) -> None:

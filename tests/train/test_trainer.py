@@ -46,7 +46,11 @@ def test_a_run_learns_and_leaves_all_its_files(data: Path, tmp_path: Path) -> No
     run = Run(tmp_path)
     assert run.read_recipe() == recipe(data, train__steps=40, train__eval_every=20)
     assert json.loads(run.plan.read_text())["batch"] == {
-        "rows": 8, "rows_per_rank": 8, "micro_rows": 8, "accumulation": 1}
+        "rows": 8,
+        "rows_per_rank": 8,
+        "micro_rows": 8,
+        "accumulation": 1,
+    }
     assert run.tokenizer.is_file()
     assert next(read(run.metrics))["event"] == "run_started"
     assert {line["step"]: line["loss"] for line in read(run.metrics) if line["event"] == "step_done"} == curve
@@ -74,8 +78,18 @@ def test_events_tell_rate_norm_time_and_memory(data: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_resuming_is_bit_equal(data: Path, tmp_path: Path, precision: str) -> None:
-    wanted = recipe(data, train__precision=precision, model__config={
-        "d_model": 16, "n_heads": 2, "n_layers": 2, "d_ff": 32, "max_positions": 32, "dropout": 0.1})
+    wanted = recipe(
+        data,
+        train__precision=precision,
+        model__config={
+            "d_model": 16,
+            "n_heads": 2,
+            "n_layers": 2,
+            "d_ff": 32,
+            "max_positions": 32,
+            "dropout": 0.1,
+        },
+    )
     _, through, _ = fit(wanted, tmp_path / "through")
 
     class Killed(Exception):
@@ -112,8 +126,9 @@ def test_accumulation_gives_the_same_run(data: Path, tmp_path: Path) -> None:
     prepared = setup.prepare
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mainspring.train.trainer.prepare",
-                      lambda *a, **k: prepared(*a, **{**k, "micro_rows": 2}))
+        patch.setattr(
+            "mainspring.train.trainer.prepare", lambda *a, **k: prepared(*a, **{**k, "micro_rows": 2})
+        )
         _, parts, _ = fit(recipe(data), tmp_path / "parts")
     assert isinstance(parts[0], ev.RunStarted) and parts[0].accumulation == 4
     for step, loss in losses(whole).items():
@@ -151,13 +166,17 @@ def test_clipping_bounds_the_update(data: Path, tmp_path: Path) -> None:
     assert norms[0] != norms[1]
 
 
-@pytest.mark.parametrize(("change", "said"), [
-    ({"data__seq_len": 32}, "data.seq_len was 16 and is 32"),
-    ({"train__seed": 4}, "train.seed was 3 and is 4"),
-    ({"train__batch_tokens": 256}, "train.batch_tokens was 128 and is 256"),
-])
-def test_another_run_in_the_folder_is_refused(data: Path, tmp_path: Path, change: dict[str, int],
-                                              said: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"data__seq_len": 32}, "data.seq_len was 16 and is 32"),
+        ({"train__seed": 4}, "train.seed was 3 and is 4"),
+        ({"train__batch_tokens": 256}, "train.batch_tokens was 128 and is 256"),
+    ],
+)
+def test_another_run_in_the_folder_is_refused(
+    data: Path, tmp_path: Path, change: dict[str, int], said: str
+) -> None:
     fit(recipe(data, train__steps=2), tmp_path)
     with pytest.raises(CheckpointError, match=f"of another run: .*{said}"):
         fit(recipe(data, train__steps=2, **change), tmp_path)
@@ -189,8 +208,13 @@ def poisoned_run(data: Path, folder: Path, name: str, value: float, **changes: o
 
     told: list[ev.Event] = []
     holder: list[Trainer] = []
-    trainer = Trainer(recipe(data, **changes), folder, World(), [told.append, poison(holder, name, 3, value)],
-                      machine=MACHINE)
+    trainer = Trainer(
+        recipe(data, **changes),
+        folder,
+        World(),
+        [told.append, poison(holder, name, 3, value)],
+        machine=MACHINE,
+    )
     holder.append(trainer)
     trainer.fit()
     return told
@@ -218,8 +242,9 @@ def test_an_activation_that_is_not_finite_is_named(data: Path, tmp_path: Path) -
         poisoned_run(data, tmp_path, "embeddings.token.weight", 3e38, data__seq_len=16)
 
 
-def test_skipping_leaves_the_step_out_and_goes_on(data: Path, tmp_path: Path,
-                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+def test_skipping_leaves_the_step_out_and_goes_on(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from mainspring.objectives import CausalLM, Loss
 
     calls = {"n": 0}

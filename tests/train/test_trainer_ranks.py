@@ -61,14 +61,21 @@ def test_masking_does_not_depend_on_ranks(tmp_path: Path) -> None:
 
 
 def evaluate(rank: int, world: int, data: str, run: str) -> list[tuple[float, int, int]]:
-    wanted = recipe(Path(data), plan__data=world, plan__zero=3, train__steps=1, train__eval_every=1,
-                    train__eval_tokens=0, train__checkpoint_every=0)
+    wanted = recipe(
+        Path(data),
+        plan__data=world,
+        plan__zero=3,
+        train__steps=1,
+        train__eval_every=1,
+        train__eval_tokens=0,
+        train__checkpoint_every=0,
+    )
     _, told, _ = fit(wanted, Path(run))
     return [(e.loss, e.tokens, e.bytes) for e in told if isinstance(e, ev.Evaluated)]
 
 
 def test_held_out_score_does_not_depend_on_ranks(data: Path, tmp_path: Path) -> None:
-    (loss, tokens, size), = evaluate(0, 1, str(data), str(tmp_path / "one"))
+    ((loss, tokens, size),) = evaluate(0, 1, str(data), str(tmp_path / "one"))
     (spread,), *_ = run_ranks(evaluate, 2, str(data), str(tmp_path / "two"))
     assert spread[0] == pytest.approx(loss, abs=1e-5) and spread[1:] == (tokens, size)
 

@@ -16,8 +16,16 @@ from mainspring.text import TokenizerSpec
 from mainspring.train import Recipe, Result, Trainer
 from mainspring.train.events import Event
 
-MACHINE = Machine(flops_fp32=1e11, flops_bf16=2e11, memory_bandwidth=1e10, link_bandwidth=1e9, memory=2**33,
-                  cores=2, threads=1, ranks=1)
+MACHINE = Machine(
+    flops_fp32=1e11,
+    flops_bf16=2e11,
+    memory_bandwidth=1e10,
+    link_bandwidth=1e9,
+    memory=2**33,
+    cores=2,
+    threads=1,
+    ranks=1,
+)
 """Saves the second that measuring takes; also makes the figures of a test predictable."""
 WORDS = """the a spring wheel main turns drives slowly quickly big small red clock and or with of holds
 power""".split()  # noqa: SIM905
@@ -36,8 +44,10 @@ def recipe(data: Path, *, kind: str = "clm", **changes: Any) -> Recipe:
     """A recipe; `changes` by dotted name with `__` for the dot: `train__steps=5`."""
     values: dict[str, Any] = {
         "name": "tiny",
-        "model": {"family": "gpt2" if kind == "clm" else "bert",
-                  "config": {"d_model": 16, "n_heads": 2, "n_layers": 2, "d_ff": 32, "max_positions": 32}},
+        "model": {
+            "family": "gpt2" if kind == "clm" else "bert",
+            "config": {"d_model": 16, "n_heads": 2, "n_layers": 2, "d_ff": 32, "max_positions": 32},
+        },
         "data": {"path": str(data), "seq_len": 16},
         "objective": {"kind": kind},
         "optim": {"lr": 0.01, "schedule": {"kind": "cosine", "warmup_steps": 2}},
@@ -50,8 +60,9 @@ def recipe(data: Path, *, kind: str = "clm", **changes: Any) -> Recipe:
     return parse(Recipe, values)
 
 
-def fit(recipe: Recipe, run_dir: Path, sink: Any = None,
-        **options: Any) -> tuple[Result, list[Event], Trainer]:
+def fit(
+    recipe: Recipe, run_dir: Path, sink: Any = None, **options: Any
+) -> tuple[Result, list[Event], Trainer]:
     """Train in this process (as one rank, where there is a process group)."""
     told: list[Event] = []
     sinks = [told.append, *([sink] if sink else [])]

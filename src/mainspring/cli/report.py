@@ -10,9 +10,7 @@ import typer
 from mainspring.cli.console import out
 
 
-def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")],
-) -> None:
+def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")]) -> None:
     """Write RUN/report.html: curves, the plan against what was measured, evaluation, samples; one file by
     itself."""
     from mainspring.recipes.report import write_report

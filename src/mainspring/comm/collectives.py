@@ -16,12 +16,23 @@ from mainspring.comm.counter import Counter, Op
 
 Reduction = Literal["sum", "mean", "max", "min"]
 
-_OPS = {"sum": dist.ReduceOp.SUM, "mean": dist.ReduceOp.AVG,
-        "max": dist.ReduceOp.MAX, "min": dist.ReduceOp.MIN}
+_OPS = {
+    "sum": dist.ReduceOp.SUM,
+    "mean": dist.ReduceOp.AVG,
+    "max": dist.ReduceOp.MAX,
+    "min": dist.ReduceOp.MIN,
+}
 
 
-def all_reduce(tensor: Tensor, *, name: str, op: Reduction = "sum", group: dist.ProcessGroup | None = None,
-               counter: Counter | None = None, async_op: bool = False) -> dist.Work | None:
+def all_reduce(
+    tensor: Tensor,
+    *,
+    name: str,
+    op: Reduction = "sum",
+    group: dist.ProcessGroup | None = None,
+    counter: Counter | None = None,
+    async_op: bool = False,
+) -> dist.Work | None:
     """Reduce `tensor` over the group in place; every rank gets the result.
 
     Returns:
@@ -34,8 +45,14 @@ def all_reduce(tensor: Tensor, *, name: str, op: Reduction = "sum", group: dist.
     return work
 
 
-def broadcast(tensor: Tensor, *, name: str, source: int = 0, group: dist.ProcessGroup | None = None,
-              counter: Counter | None = None) -> None:
+def broadcast(
+    tensor: Tensor,
+    *,
+    name: str,
+    source: int = 0,
+    group: dist.ProcessGroup | None = None,
+    counter: Counter | None = None,
+) -> None:
     """Give every rank the `tensor` of rank `source` of the group, in place."""
     if not dist.is_initialized():
         return
@@ -43,8 +60,14 @@ def broadcast(tensor: Tensor, *, name: str, source: int = 0, group: dist.Process
     dist.broadcast(tensor, group=group, group_src=source)
 
 
-def all_gather(output: Tensor, shard: Tensor, *, name: str, group: dist.ProcessGroup | None = None,
-               counter: Counter | None = None) -> list[dist.Work]:
+def all_gather(
+    output: Tensor,
+    shard: Tensor,
+    *,
+    name: str,
+    group: dist.ProcessGroup | None = None,
+    counter: Counter | None = None,
+) -> list[dist.Work]:
     """Start joining the shards of all ranks in rank order. shard [n] -> output [N n], both contiguous.
 
     `shard` may be this rank's part of `output`. On gloo every pair of ranks exchanges directly: 1.5 to 3
@@ -64,9 +87,15 @@ def all_gather(output: Tensor, shard: Tensor, *, name: str, group: dist.ProcessG
     return works
 
 
-def reduce_scatter(output: Tensor, whole: Tensor, *, name: str, op: Literal["sum", "mean"] = "sum",
-                   group: dist.ProcessGroup | None = None,
-                   counter: Counter | None = None) -> PendingReduction:
+def reduce_scatter(
+    output: Tensor,
+    whole: Tensor,
+    *,
+    name: str,
+    op: Literal["sum", "mean"] = "sum",
+    group: dist.ProcessGroup | None = None,
+    counter: Counter | None = None,
+) -> PendingReduction:
     """Start reducing `whole` over the group, keeping this rank's part. whole [N n] -> output [n], both
     contiguous.
 
@@ -93,8 +122,13 @@ def reduce_scatter(output: Tensor, whole: Tensor, *, name: str, op: Literal["sum
 class PendingReduction:
     """A reduce-scatter under way; it keeps its buffers alive until `wait`."""
 
-    def __init__(self, works: list[dist.Work], terms: list[Tensor] | None = None,
-                 output: Tensor | None = None, scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        works: list[dist.Work],
+        terms: list[Tensor] | None = None,
+        output: Tensor | None = None,
+        scale: float = 1.0,
+    ) -> None:
         self._works, self._terms, self._output, self._scale = works, terms, output, scale
 
     def wait(self) -> None:
@@ -148,7 +182,8 @@ def _reduce_scatter_single(*args: Any, **kwargs: Any) -> dist.Work | None:
     return work
 
 
-def _count(counter: Counter | None, name: str, op: Op, tensor: Tensor,
-           group: dist.ProcessGroup | None) -> None:
+def _count(
+    counter: Counter | None, name: str, op: Op, tensor: Tensor, group: dist.ProcessGroup | None
+) -> None:
     if counter is not None:
         counter.add(name, op, tensor.numel() * tensor.element_size(), dist.get_world_size(group))

@@ -32,8 +32,9 @@ class Traffic:
         return self.payload * _PASSES[self.op]
 
     def __add__(self, other: Traffic) -> Traffic:
-        return Traffic(self.op, self.calls + other.calls, self.payload + other.payload,
-                       self.wire + other.wire)
+        return Traffic(
+            self.op, self.calls + other.calls, self.payload + other.payload, self.wire + other.wire
+        )
 
 
 @dataclass
@@ -82,5 +83,6 @@ class Counter:
             for key, now in self.records.items():
                 was = before.get(key, Traffic(now.op, 0, 0, 0.0))
                 if now.calls > was.calls:
-                    seen.records[key] = Traffic(now.op, now.calls - was.calls, now.payload - was.payload,
-                                                now.wire - was.wire)
+                    seen.records[key] = Traffic(
+                        now.op, now.calls - was.calls, now.payload - was.payload, now.wire - was.wire
+                    )

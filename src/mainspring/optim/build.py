@@ -32,5 +32,6 @@ def build(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     (`parallel.clip_grad_norm`), and so is setting `group["lr"]` from `schedules.lr`.
     """
     groups = parameter_groups(model.parameters(), config.weight_decay)
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps,
-                             weight_decay=config.weight_decay, fused=True)
+    return torch.optim.AdamW(
+        groups, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, fused=True
+    )

@@ -5,5 +5,14 @@ from mainspring.parallel.mesh import build_mesh
 from mainspring.parallel.plan import Plan
 from mainspring.parallel.world import World
 
-__all__ = ["Plan", "World", "apply", "build_mesh", "clip_grad_norm", "materialize", "no_sync",
-           "settle", "traffic"]
+__all__ = [
+    "Plan",
+    "World",
+    "apply",
+    "build_mesh",
+    "clip_grad_norm",
+    "materialize",
+    "no_sync",
+    "settle",
+    "traffic",
+]

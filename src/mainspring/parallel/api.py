@@ -26,8 +26,15 @@ from mainspring.parallel.strategy import Replicated, Strategy, on_meta, remember
 M = TypeVar("M", bound=nn.Module)
 
 
-def apply(model: M, plan: Plan, *, mesh: DeviceMesh | None = None, precision: Precision = "fp32",
-          reduce: Literal["mean", "sum"] = "mean", counter: Counter | None = None) -> M:
+def apply(
+    model: M,
+    plan: Plan,
+    *,
+    mesh: DeviceMesh | None = None,
+    precision: Precision = "fp32",
+    reduce: Literal["mean", "sum"] = "mean",
+    counter: Counter | None = None,
+) -> M:
     """Spread `model` over ranks as `plan` says, in place; the loop around it stays as it is.
 
     Every rank calls this with the same module. It may have storage (rank 0's values are given to all) or live
@@ -74,8 +81,9 @@ def apply(model: M, plan: Plan, *, mesh: DeviceMesh | None = None, precision: Pr
     return model
 
 
-def materialize(model: nn.Module, device: torch.device | str, init: Callable[[nn.Module], None], *,
-                equal: bool = True) -> None:
+def materialize(
+    model: nn.Module, device: torch.device | str, init: Callable[[nn.Module], None], *, equal: bool = True
+) -> None:
     """Give a model from the meta device its storage: each rank allocates only what it keeps.
 
     Args:

@@ -48,5 +48,8 @@ def _collect(module: nn.Module, found: list[nn.Module]) -> None:
 
 def _is_stack(group: nn.Module) -> bool:
     members = list(group.children())
-    return (len(members) > 1 and len({type(m) for m in members}) == 1
-            and all(any(True for _ in m.parameters()) for m in members))
+    return (
+        len(members) > 1
+        and len({type(m) for m in members}) == 1
+        and all(any(True for _ in m.parameters()) for m in members)
+    )

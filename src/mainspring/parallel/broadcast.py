@@ -13,8 +13,9 @@ from mainspring import comm
 CHUNK_BYTES = 64 * 2**20
 
 
-def broadcast_tensors(tensors: Iterable[Tensor], *, name: str, group: dist.ProcessGroup | None,
-                      counter: comm.Counter | None) -> None:
+def broadcast_tensors(
+    tensors: Iterable[Tensor], *, name: str, group: dist.ProcessGroup | None, counter: comm.Counter | None
+) -> None:
     """Overwrite `tensors` with those of the group's first rank, in flat chunks of about 64 MB.
 
     Every rank must give the same shapes and dtypes in the same order; a tensor given twice is sent once.

@@ -25,5 +25,7 @@ def check_world(plan: Plan) -> None:
     """Refuse a plan whose world is not the number of ranks in the process group (1 without a group)."""
     size = dist.get_world_size() if dist.is_initialized() else 1
     if plan.world != size:
-        raise PlanError(f"the plan needs {plan.world} ranks (data={plan.data}) but the process group has "
-                        f"{size}; start {plan.world} ranks with torchrun, or set plan.data={size}")
+        raise PlanError(
+            f"the plan needs {plan.world} ranks (data={plan.data}) but the process group has "
+            f"{size}; start {plan.world} ranks with torchrun, or set plan.data={size}"
+        )

@@ -60,7 +60,7 @@ class _Bucket:
             shape, stride = slot.parameter.shape, slot.parameter.stride()
             # A gradient has the strides of its parameter where these are dense (channels last), else
             # row-major.
-            flat = self.flat[offset: offset + slot.parameter.numel()]
+            flat = self.flat[offset : offset + slot.parameter.numel()]
             dense = torch.empty_like(slot.parameter, device="meta").stride() == stride
             slot.view = flat.as_strided(shape, stride) if dense else flat.view(shape)
             slot.flag = index
@@ -80,9 +80,14 @@ class GradientReducer:
         bucket_bytes: size at which a bucket is full.
     """
 
-    def __init__(self, named: dict[str, nn.Parameter], group: dist.ProcessGroup | None,
-                 reduce: Literal["mean", "sum"], counter: comm.Counter,
-                 bucket_bytes: int = BUCKET_BYTES) -> None:
+    def __init__(
+        self,
+        named: dict[str, nn.Parameter],
+        group: dist.ProcessGroup | None,
+        reduce: Literal["mean", "sum"],
+        counter: comm.Counter,
+        bucket_bytes: int = BUCKET_BYTES,
+    ) -> None:
         self.sync = True
         self._group, self._reduce, self._counter = group, reduce, counter
         self._share = 1 / dist.get_world_size(group)
@@ -166,8 +171,14 @@ class GradientReducer:
         for slot in bucket.slots:
             if not slot.arrived and not self._keep(slot):
                 bucket.flags[slot.flag] = 0.0
-        bucket.work = comm.all_reduce(bucket.flat, name="gradients", op=self._reduce, group=self._group,
-                                      counter=self._counter, async_op=True)
+        bucket.work = comm.all_reduce(
+            bucket.flat,
+            name="gradients",
+            op=self._reduce,
+            group=self._group,
+            counter=self._counter,
+            async_op=True,
+        )
         self._next += 1
 
     def _keep(self, slot: _Slot) -> bool:

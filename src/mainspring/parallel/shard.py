@@ -41,12 +41,21 @@ from mainspring.parallel.strategy import Strategy, on_meta
 class Sharded(Strategy):
     """A model whose states are sharded over the data axis of `mesh`."""
 
-    def __init__(self, model: nn.Module, plan: Plan, mesh: DeviceMesh, counter: Counter, *,
-                 precision: Precision, reduce: Literal["mean", "sum"]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        plan: Plan,
+        mesh: DeviceMesh,
+        counter: Counter,
+        *,
+        precision: Precision,
+        reduce: Literal["mean", "sum"],
+    ) -> None:
         super().__init__(model, plan, mesh.get_group(), counter)
         if not on_meta(model.parameters()):
-            broadcast_tensors([*model.parameters(), *model.buffers()], name="start", group=self.group,
-                              counter=counter)
+            broadcast_tensors(
+                [*model.parameters(), *model.buffers()], name="start", group=self.group, counter=counter
+            )
         for parameter in model.parameters():
             # FSDP2 shards row-major tensors only: channels-last weights become so (activations need not).
             parameter.data = parameter.data.contiguous()
@@ -164,8 +173,9 @@ def _own_product(tensor: Tensor) -> Tensor:
 class _Allocate:
     """Buffers for FSDP2's copies in and out."""
 
-    def allocate(self, size: Sequence[int | torch.SymInt], *, dtype: torch.dtype,
-                 device: torch.device) -> Tensor:
+    def allocate(
+        self, size: Sequence[int | torch.SymInt], *, dtype: torch.dtype, device: torch.device
+    ) -> Tensor:
         return torch.empty(*size, dtype=dtype, device=device)
 
 
@@ -175,10 +185,12 @@ class _AllGather(_Allocate, AllGather):
     def __init__(self, counter: Counter) -> None:
         self._counter = counter
 
-    def __call__(self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup,
-                 async_op: bool = False) -> dist.Work | None:
-        for work in comm.all_gather(output_tensor, input_tensor, name="parameters", group=group,
-                                    counter=self._counter):
+    def __call__(
+        self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, async_op: bool = False
+    ) -> dist.Work | None:
+        for work in comm.all_gather(
+            output_tensor, input_tensor, name="parameters", group=group, counter=self._counter
+        ):
             work.wait()
         return None
 
@@ -189,8 +201,15 @@ class _ReduceScatter(_Allocate, ReduceScatter):
     def __init__(self, counter: Counter, reduce: Literal["mean", "sum"]) -> None:
         self._counter, self._reduce = counter, reduce
 
-    def __call__(self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, op: Any,
-                 async_op: bool = False) -> dist.Work | None:
-        comm.reduce_scatter(output_tensor, input_tensor, name="gradients", op=self._reduce, group=group,
-                            counter=self._counter).wait()
+    def __call__(
+        self,
+        output_tensor: Tensor,
+        input_tensor: Tensor,
+        group: dist.ProcessGroup,
+        op: Any,
+        async_op: bool = False,
+    ) -> dist.Work | None:
+        comm.reduce_scatter(
+            output_tensor, input_tensor, name="gradients", op=self._reduce, group=group, counter=self._counter
+        ).wait()
         return None

@@ -22,8 +22,9 @@ _KEY = "_mainspring_strategy"
 class Strategy:
     """How one model is spread; this one: not at all (one process)."""
 
-    def __init__(self, model: nn.Module, plan: Plan, group: dist.ProcessGroup | None,
-                 counter: Counter) -> None:
+    def __init__(
+        self, model: nn.Module, plan: Plan, group: dist.ProcessGroup | None, counter: Counter
+    ) -> None:
         self.model, self.plan, self.group, self.counter = model, plan, group, counter
 
     def no_sync(self) -> AbstractContextManager[None]:
@@ -44,8 +45,9 @@ class Strategy:
 class Replicated(Strategy):
     """ZeRO stage 0: every rank holds all states and gradients are all-reduced."""
 
-    def __init__(self, model: nn.Module, plan: Plan, group: dist.ProcessGroup | None, counter: Counter,
-                 reduce: Any) -> None:
+    def __init__(
+        self, model: nn.Module, plan: Plan, group: dist.ProcessGroup | None, counter: Counter, reduce: Any
+    ) -> None:
         super().__init__(model, plan, group, counter)
         self._reduce = reduce
         self._reducer: GradientReducer | None = None

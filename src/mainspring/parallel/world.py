@@ -38,8 +38,14 @@ class World:
     """True where `start` made the process group, and `stop` ends it."""
 
     @classmethod
-    def start(cls, plan: Plan | None = None, *, device: str | None = None, threads: int = 0,
-              timeout: timedelta = TIMEOUT) -> Self:
+    def start(
+        cls,
+        plan: Plan | None = None,
+        *,
+        device: str | None = None,
+        threads: int = 0,
+        timeout: timedelta = TIMEOUT,
+    ) -> Self:
         """Join the ranks that torchrun started, or stand alone where there was no torchrun.
 
         A process group that exists already is used and left alone. CUDA with NCCL is taken where there is a
@@ -59,7 +65,8 @@ class World:
             raise PlanError(
                 f"the plan spreads the run over {plan.world} ranks (data={plan.data}) but {size} "
                 f"{'is' if size == 1 else 'are'} started; start it with torchrun "
-                f"--nproc-per-node={plan.world} (or several nodes), or set plan.data={size}")
+                f"--nproc-per-node={plan.world} (or several nodes), or set plan.data={size}"
+            )
         where = _device(device, local_rank)
         torch.set_num_threads(threads or max(1, usable_cores() // local_size))
         if where.type == "cuda":
@@ -90,8 +97,9 @@ class World:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
 
@@ -121,6 +129,8 @@ def _device(name: str | None, local_rank: int) -> torch.device:
         raise PlanError(f"device {name!r} is not supported; use 'cpu' or 'cuda'")
     count = torch.cuda.device_count()
     if local_rank >= count:
-        raise PlanError(f"rank {local_rank} of this machine needs a CUDA device of its own but there are "
-                        f"{count}; start at most {count} ranks a machine, or use device='cpu'")
+        raise PlanError(
+            f"rank {local_rank} of this machine needs a CUDA device of its own but there are "
+            f"{count}; start at most {count} ranks a machine, or use device='cpu'"
+        )
     return torch.device("cuda", local_rank)

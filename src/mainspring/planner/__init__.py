@@ -6,5 +6,14 @@ from mainspring.planner.machine import Machine
 from mainspring.planner.parameters import ParameterCount, count_parameters
 from mainspring.planner.prepare import Prepared, prepare
 
-__all__ = ["Batch", "Estimate", "Machine", "ParameterCount", "Prepared", "count_parameters", "estimate",
-           "prepare", "split_batch"]
+__all__ = [
+    "Batch",
+    "Estimate",
+    "Machine",
+    "ParameterCount",
+    "Prepared",
+    "count_parameters",
+    "estimate",
+    "prepare",
+    "split_batch",
+]

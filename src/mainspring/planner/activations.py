@@ -37,8 +37,9 @@ class Widths:
         return cls(2 if numerics == "bf16" else 4, compute, 1 if cuda else compute)
 
 
-def layer_bytes(config: TransformerConfig, seq_len: int, numerics: Numerics, *, cross: bool = False,
-                cuda: bool = False) -> float:
+def layer_bytes(
+    config: TransformerConfig, seq_len: int, numerics: Numerics, *, cross: bool = False, cuda: bool = False
+) -> float:
     """Bytes that one layer keeps for each token.
 
     Args:
@@ -87,16 +88,21 @@ def working_bytes(config: TransformerConfig, numerics: Numerics, *, cuda: bool =
     return 2.0 * (inner * w.compute + config.d_model * w.residual)
 
 
-def kept_bytes(config: TransformerConfig, seq_len: int, numerics: Numerics, *, remat: bool = False,
-               cuda: bool = False) -> float:
+def kept_bytes(
+    config: TransformerConfig, seq_len: int, numerics: Numerics, *, remat: bool = False, cuda: bool = False
+) -> float:
     """Bytes of activations that the whole model keeps for each token of a row (logits apart).
 
     With rematerialisation a layer keeps its input alone, and one layer at a time is there in full.
     """
-    stacks = ([(config.encoder_layers, False), (config.decoder_layers, True)] if config.is_encoder_decoder
-              else [(config.n_layers, False)])
-    layers = [(count, layer_bytes(config, seq_len, numerics, cross=cross, cuda=cuda))
-              for count, cross in stacks]
+    stacks = (
+        [(config.encoder_layers, False), (config.decoder_layers, True)]
+        if config.is_encoder_decoder
+        else [(config.n_layers, False)]
+    )
+    layers = [
+        (count, layer_bytes(config, seq_len, numerics, cross=cross, cuda=cuda)) for count, cross in stacks
+    ]
     head = head_bytes(config, numerics, cuda=cuda)
     if not remat:
         return head + sum(count * size for count, size in layers)

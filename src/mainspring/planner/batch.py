@@ -25,8 +25,15 @@ class Batch(Section):
     """Forwards and backwards in a step."""
 
 
-def split_batch(batch_tokens: int, seq_len: int, plan: Plan, row_bytes: float, memory: float, *,
-                micro_tokens: int = CPU_MICRO_TOKENS) -> Batch:
+def split_batch(
+    batch_tokens: int,
+    seq_len: int,
+    plan: Plan,
+    row_bytes: float,
+    memory: float,
+    *,
+    micro_tokens: int = CPU_MICRO_TOKENS,
+) -> Batch:
     """Cut a global batch into the largest micro-batches that fit.
 
     `micro_rows` is the largest divisor of a rank's rows whose activations fit in `memory` and that has at
@@ -52,14 +59,16 @@ def split_batch(batch_tokens: int, seq_len: int, plan: Plan, row_bytes: float, m
         raise ConfigError(
             f"train.batch_tokens = {batch_tokens}: should be a multiple of {unit} (data.seq_len = {seq_len} "
             f"x plan.data = {plan.data}), so that every rank takes the same number of whole rows; "
-            f"nearest: {near}")
+            f"nearest: {near}"
+        )
     rows = batch_tokens // seq_len
     per_rank = rows // plan.data
     if row_bytes > memory:
         raise PlanError(
             f"one row of {seq_len} tokens needs {row_bytes / 2**20:,.0f} MiB of activations and a rank has "
             f"{max(memory, 0) / 2**20:,.0f} MiB left for them; shorten data.seq_len, set plan.remat=true, "
-            "or shard more (a higher plan.zero, more ranks)")
+            "or shard more (a higher plan.zero, more ranks)"
+        )
     limit = per_rank if row_bytes <= 0 else min(per_rank, int(memory // row_bytes))
     if micro_tokens:
         limit = min(limit, max(1, micro_tokens // seq_len))

@@ -77,8 +77,11 @@ class Estimate(Section):
         rows += [(f"  {kind}", amount(n, "B")) for kind, n in self.bytes_by_kind.items() if n]
         rows += [
             ("memory per rank", amount(self.memory_per_rank, "B")),
-            ("tokens per step", f"{self.tokens_per_step:,} in {self.accumulation} micro-batch"
-                                f"{'' if self.accumulation == 1 else 'es'} a rank"),
+            (
+                "tokens per step",
+                f"{self.tokens_per_step:,} in {self.accumulation} micro-batch"
+                f"{'' if self.accumulation == 1 else 'es'} a rank",
+            ),
             ("FLOPs per token", amount(self.flops_per_token)),
             ("FLOPs per step", amount(self.flops_per_step)),
             ("sent per rank and step", amount(self.traffic_per_step, "B")),
@@ -88,9 +91,19 @@ class Estimate(Section):
         return [*rows, ("tokens per second", f"{self.tokens_per_second:,.0f}")]
 
 
-def estimate(config: TransformerConfig, plan: Plan, *, micro_rows: int, rows_per_rank: int, seq_len: int,
-             precision: Literal["fp32", "bf16"], machine: Machine, predicted: float = 1.0,
-             local_ranks: int | None = None, count: ParameterCount | None = None) -> Estimate:
+def estimate(
+    config: TransformerConfig,
+    plan: Plan,
+    *,
+    micro_rows: int,
+    rows_per_rank: int,
+    seq_len: int,
+    precision: Literal["fp32", "bf16"],
+    machine: Machine,
+    predicted: float = 1.0,
+    local_ranks: int | None = None,
+    count: ParameterCount | None = None,
+) -> Estimate:
     """Work out what training `config` under `plan` takes.
 
     Args:
@@ -134,10 +147,19 @@ def estimate(config: TransformerConfig, plan: Plan, *, micro_rows: int, rows_per
         "communication": traffic / machine.link_bandwidth,
     }
     return Estimate(
-        parameters=count, bytes_by_kind=states, bytes_per_rank=sum(states.values()),
-        memory_per_rank=machine.memory // sharing, tokens_per_step=tokens, accumulation=accumulation,
-        flops_per_token=per_token, flops_per_step=per_token * tokens, flops_done_per_step=done * tokens,
-        traffic_per_step=traffic, seconds_by_kind=seconds, seconds_per_step=sum(seconds.values()))
+        parameters=count,
+        bytes_by_kind=states,
+        bytes_per_rank=sum(states.values()),
+        memory_per_rank=machine.memory // sharing,
+        tokens_per_step=tokens,
+        accumulation=accumulation,
+        flops_per_token=per_token,
+        flops_per_step=per_token * tokens,
+        flops_done_per_step=done * tokens,
+        traffic_per_step=traffic,
+        seconds_by_kind=seconds,
+        seconds_per_step=sum(seconds.values()),
+    )
 
 
 def _states(count: ParameterCount, plan: Plan, accumulation: int, numerics: Numerics) -> dict[str, int]:
@@ -146,19 +168,30 @@ def _states(count: ParameterCount, plan: Plan, accumulation: int, numerics: Nume
     compute = 2 if numerics == "bf16" else _FP32
     if plan.zero == 0 or plan.data == 1:
         copies = 2 * (count.matrix + count.head_matrix) if numerics == "autocast" else 0
-        return {"parameters": _FP32 * whole, "gradients": _FP32 * whole, "optimizer": 2 * _FP32 * whole,
-                "activations": 0, "buffers": copies}
+        return {
+            "parameters": _FP32 * whole,
+            "gradients": _FP32 * whole,
+            "optimizer": 2 * _FP32 * whole,
+            "activations": 0,
+            "buffers": copies,
+        }
     # ZeRO 3 gathers the rest of the model and two layers: the one at work and the next.
     gathered = whole if plan.zero < 3 else min(whole, count.root + 2 * count.largest_layer)
     # Before a unit is reduced its gradients are there unsharded; ZeRO 1 adds all of them up that way.
     unsharded = _FP32 * whole if plan.zero == 1 and accumulation > 1 else compute * unit
     exchange = (2 * _FP32 + compute) * unit  # a reduce-scatter out and in; a gather before copies
-    return {"parameters": _FP32 * shard + compute * gathered, "gradients": _FP32 * shard + unsharded,
-            "optimizer": 2 * _FP32 * shard, "activations": 0, "buffers": exchange}
+    return {
+        "parameters": _FP32 * shard + compute * gathered,
+        "gradients": _FP32 * shard + unsharded,
+        "optimizer": 2 * _FP32 * shard,
+        "activations": 0,
+        "buffers": exchange,
+    }
 
 
-def _forward_flops(config: TransformerConfig, count: ParameterCount, seq_len: int,
-                   predicted: float) -> tuple[float, float, float]:
+def _forward_flops(
+    config: TransformerConfig, count: ParameterCount, seq_len: int, predicted: float
+) -> tuple[float, float, float]:
     """FLOPs of a forward for one token: matrix products of the layers, of the head, and attention."""
     inner = config.n_heads * config.head_width
     spans = config.encoder_layers + 2 * config.decoder_layers + config.n_layers

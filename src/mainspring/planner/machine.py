@@ -72,9 +72,18 @@ class Machine(Section):
             finally:
                 torch.set_num_threads(before)
             memory = available_memory()
-        return cls(flops_fp32=rates[torch.float32], flops_bf16=rates[torch.bfloat16],
-                   memory_bandwidth=bandwidth, link_bandwidth=_link_bandwidth(), memory=memory, cores=cores,
-                   threads=threads, ranks=ranks, accelerators=names, device=device)
+        return cls(
+            flops_fp32=rates[torch.float32],
+            flops_bf16=rates[torch.bfloat16],
+            memory_bandwidth=bandwidth,
+            link_bandwidth=_link_bandwidth(),
+            memory=memory,
+            cores=cores,
+            threads=threads,
+            ranks=ranks,
+            accelerators=names,
+            device=device,
+        )
 
     def flops(self, precision: str) -> float:
         """Peak rate of a rank in "fp32" or "bf16"."""
@@ -151,8 +160,10 @@ def _cuda_seconds(work: Callable[[], object], calls: int = 10) -> float:
 def _link_bandwidth(size: int = 8 * 2**20, times: int = 3) -> float:
     """Bytes a second through a TCP connection of this machine with itself: what gloo travels on."""
     payload = memoryview(bytearray(size))
-    with (socket.create_server(("127.0.0.1", 0)) as server,
-          socket.create_connection(server.getsockname()) as sender):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as sender,
+    ):
         receiver, _ = server.accept()
         with receiver, ThreadPoolExecutor(1) as pool:
             inbox = bytearray(size)

@@ -19,8 +19,10 @@ def available_memory(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = _CGRO
     lines = meminfo.read_text(encoding="utf-8").splitlines()
     fields = dict(line.split(":", 1) for line in lines if ":" in line)
     available = int(fields.get("MemAvailable", fields["MemTotal"]).split()[0]) * 1024
-    for limit_name, use_name in (("memory.max", "memory.current"),
-                                 ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+    for limit_name, use_name in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
         limit, use = _number(cgroup / limit_name), _number(cgroup / use_name)
         if limit is not None:
             return max(0, min(available, limit - (use or 0)))

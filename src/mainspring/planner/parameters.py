@@ -53,8 +53,17 @@ def count_parameters(config: TransformerConfig, ranks: int = 1) -> ParameterCoun
     total = sum(kinds.values())
     blocks = [_size(block) for block in model.blocks()]
     root = total - sum(blocks)
-    return ParameterCount(total=total, by_kind=kinds, matrix=matrix, head_matrix=head, root=root, shard=shard,
-                          largest_unit=max([root, *blocks]), largest_layer=max(blocks), ranks=ranks)
+    return ParameterCount(
+        total=total,
+        by_kind=kinds,
+        matrix=matrix,
+        head_matrix=head,
+        root=root,
+        shard=shard,
+        largest_unit=max([root, *blocks]),
+        largest_layer=max(blocks),
+        ranks=ranks,
+    )
 
 
 def _kind(name: str) -> str:

@@ -9,8 +9,11 @@ def amount(value: float, unit: str = "") -> str:
     >>> amount(124_439_808), amount(3 * 2**30, "B")
     ('124 M', '3.00 GiB')
     """
-    base, names = (1024.0, ("B", "KiB", "MiB", "GiB", "TiB", "PiB")) if unit == "B" else (
-        1000.0, ("", "k", "M", "G", "T", "P", "E"))
+    base, names = (
+        (1024.0, ("B", "KiB", "MiB", "GiB", "TiB", "PiB"))
+        if unit == "B"
+        else (1000.0, ("", "k", "M", "G", "T", "P", "E"))
+    )
     index = 0
     while abs(value) >= base * 0.9995 and index < len(names) - 1:
         value /= base

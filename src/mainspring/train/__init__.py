@@ -28,8 +28,17 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "entry": ("run_recipe",),
-    "events": ("CheckpointSaved", "Evaluated", "Event", "RunEnded", "RunStarted", "Sink", "StepDone",
-               "StepSkipped", "Warned"),
+    "events": (
+        "CheckpointSaved",
+        "Evaluated",
+        "Event",
+        "RunEnded",
+        "RunStarted",
+        "Sink",
+        "StepDone",
+        "StepSkipped",
+        "Warned",
+    ),
     "recipe": ("Recipe", "TrainConfig"),
     "run": ("Run",),
     "sinks": ("JsonLines", "TensorBoard"),

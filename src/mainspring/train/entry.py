@@ -12,8 +12,9 @@ from mainspring.train.recipe import Recipe
 from mainspring.train.trainer import Trainer
 
 
-def run_recipe(recipe: Recipe, run_dir: str | Path, sinks: Sequence[Sink] = (), *,
-               device: str | None = None) -> int:
+def run_recipe(
+    recipe: Recipe, run_dir: str | Path, sinks: Sequence[Sink] = (), *, device: str | None = None
+) -> int:
     """Train a recipe in this process, as one rank of those that torchrun started, or alone.
 
     Args:

@@ -29,8 +29,9 @@ class Feed:
         rank: of so many ranks as the batch was cut for.
     """
 
-    def __init__(self, recipe: Recipe, data: TokenData, objective: Objective, batch: Batch,
-                 rank: int) -> None:
+    def __init__(
+        self, recipe: Recipe, data: TokenData, objective: Objective, batch: Batch, rank: int
+    ) -> None:
         self._data = data
         self._seed = recipe.train.seed
         self._seq_len = recipe.data.seq_len

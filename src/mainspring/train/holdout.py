@@ -19,8 +19,19 @@ from mainspring.objectives.base import labelled
 from mainspring.train.events import Evaluated
 
 
-def score(model: nn.Module, objective: Objective, data: TokenData, *, step: int, seq_len: int, rows: int,
-          max_tokens: int, rank: int, world: int, device: torch.device) -> Evaluated | None:
+def score(
+    model: nn.Module,
+    objective: Objective,
+    data: TokenData,
+    *,
+    step: int,
+    seq_len: int,
+    rows: int,
+    max_tokens: int,
+    rank: int,
+    world: int,
+    device: torch.device,
+) -> Evaluated | None:
     """Mean loss on the first held-out rows; every rank calls it, and all get the same result.
 
     Args:
@@ -70,9 +81,13 @@ def score(model: nn.Module, objective: Objective, data: TokenData, *, step: int,
     mean = nats / max(tokens, 1)
     causal = isinstance(objective, CausalLM) and size > 0
     return Evaluated(
-        step, loss=mean, perplexity=math.exp(min(mean, 700.0)),
+        step,
+        loss=mean,
+        perplexity=math.exp(min(mean, 700.0)),
         bits_per_byte=nats / math.log(2) / size if causal else None,
-        tokens=int(tokens), bytes=int(size), seconds=time.perf_counter() - began,
+        tokens=int(tokens),
+        bytes=int(size),
+        seconds=time.perf_counter() - began,
     )
 
 

@@ -18,8 +18,16 @@ GRACE = 120
 """Seconds that ranks have to finish their step and save once they are asked to stop."""
 
 
-def launch(recipe: str | Path, run_dir: str | Path, nproc: int, *, overrides: Sequence[str] = (),
-           threads: int = 0, restarts: int = 0, options: Sequence[str] = ()) -> int:
+def launch(
+    recipe: str | Path,
+    run_dir: str | Path,
+    nproc: int,
+    *,
+    overrides: Sequence[str] = (),
+    threads: int = 0,
+    restarts: int = 0,
+    options: Sequence[str] = (),
+) -> int:
     """Run `mainspring train RECIPE --to RUN_DIR` on `nproc` ranks of this machine under torchrun, and wait.
 
     SIGINT and SIGTERM that reach this process are passed on once each, so that the ranks finish their step,
@@ -46,8 +54,14 @@ def launch(recipe: str | Path, run_dir: str | Path, nproc: int, *, overrides: Se
 def start(program: Sequence[str], nproc: int, *, threads: int, restarts: int = 0) -> int:
     """Run a program (what follows `python`) on `nproc` ranks under torchrun, and wait; see `launch`."""
     command = [
-        sys.executable, "-m", "mainspring.train.agent", "--standalone", f"--nproc-per-node={nproc}",
-        f"--max-restarts={restarts}", f"--shutdown-timeout={GRACE}", *program,
+        sys.executable,
+        "-m",
+        "mainspring.train.agent",
+        "--standalone",
+        f"--nproc-per-node={nproc}",
+        f"--max-restarts={restarts}",
+        f"--shutdown-timeout={GRACE}",
+        *program,
     ]
     # torch reads the number of threads when it is loaded, before any of our code runs.
     variables = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}

@@ -69,8 +69,13 @@ def prepare(recipe: Recipe, world: World, *, machine: Machine | None = None, mic
     objective = objectives.build(recipe.objective, Vocabulary.of_tokenizer(data.tokenizer))
     machine = machine or _measure(recipe, world)
     batch, estimate = planner.prepare(
-        config, recipe.plan, batch_tokens=recipe.train.batch_tokens, seq_len=recipe.data.seq_len,
-        precision=recipe.train.precision, machine=machine, predicted=_predicted(recipe),
+        config,
+        recipe.plan,
+        batch_tokens=recipe.train.batch_tokens,
+        seq_len=recipe.data.seq_len,
+        precision=recipe.train.precision,
+        machine=machine,
+        predicted=_predicted(recipe),
         local_ranks=world.local_size,
     )
     if micro_rows and batch.rows_per_rank % micro_rows == 0:

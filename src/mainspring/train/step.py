@@ -103,8 +103,9 @@ class Step:
         comm.all_reduce(packed, name="counts", counter=parallel.traffic(self.model))
         return dict(zip(names, packed.tolist(), strict=True))
 
-    def _backward(self, micro_batches: Sequence[Views],
-                  counts: dict[str, int]) -> dict[str, tuple[float, Tensor]]:
+    def _backward(
+        self, micro_batches: Sequence[Views], counts: dict[str, int]
+    ) -> dict[str, tuple[float, Tensor]]:
         """Accumulate gradients; returns the weight of each loss and its sum on this rank (fp64)."""
         sums: dict[str, tuple[float, Tensor]] = {}
         for index, views in enumerate(micro_batches):

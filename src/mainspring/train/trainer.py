@@ -64,9 +64,16 @@ class Trainer:
         save: writes a checkpoint (the tests put faults here).
     """
 
-    def __init__(self, recipe: Recipe, run_dir: str | Path, world: World,
-                 sinks: Sequence[events.Sink] = (), *, machine: Machine | None = None,
-                 save: checkpoint.Save = checkpoint.save) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        run_dir: str | Path,
+        world: World,
+        sinks: Sequence[events.Sink] = (),
+        *,
+        machine: Machine | None = None,
+        save: checkpoint.Save = checkpoint.save,
+    ) -> None:
         self.recipe = recipe.over(world.size)
         self.run = Run(Path(run_dir))
         self.world = world
@@ -104,7 +111,9 @@ class Trainer:
             try:
                 before = resume.newest(self.run.checkpoints)
                 setup = self.setup = prepare(
-                    self.recipe, self.world, machine=self._machine,
+                    self.recipe,
+                    self.world,
+                    machine=self._machine,
                     micro_rows=resume.micro_rows(before, self.world.size) if before else 0,
                 )
                 if before:
@@ -136,14 +145,24 @@ class Trainer:
             if self.recipe.train.tensorboard:
                 self._files.append(TensorBoard(self.run.tensorboard, self._step))
         batch, train = setup.batch, self.recipe.train
-        self._tell(events.RunStarted(
-            self._step, name=self.recipe.name, steps=train.steps, resumed=resumed, world=self.world.size,
-            device=str(self.world.device), precision=train.precision,
-            parameters=setup.estimate.parameters.total,
-            rows=batch.rows, tokens=batch.rows * self.recipe.data.seq_len, micro_rows=batch.micro_rows,
-            accumulation=batch.accumulation, flops_per_token=setup.estimate.flops_per_token,
-            peak_flops=setup.peak_flops,
-        ))
+        self._tell(
+            events.RunStarted(
+                self._step,
+                name=self.recipe.name,
+                steps=train.steps,
+                resumed=resumed,
+                world=self.world.size,
+                device=str(self.world.device),
+                precision=train.precision,
+                parameters=setup.estimate.parameters.total,
+                rows=batch.rows,
+                tokens=batch.rows * self.recipe.data.seq_len,
+                micro_rows=batch.micro_rows,
+                accumulation=batch.accumulation,
+                flops_per_token=setup.estimate.flops_per_token,
+                peak_flops=setup.peak_flops,
+            )
+        )
 
     def _loop(self, setup: Setup, saver: checkpoint.Saver, stop: StopRequest) -> bool:
         """Do the steps that are left; True if a signal ended it before the last."""
@@ -195,23 +214,34 @@ class Trainer:
         if self._step % train.log_every and self._step != train.steps:
             return
         tokens = setup.batch.rows * self.recipe.data.seq_len
-        self._tell(events.StepDone(
-            self._step, loss=outcome.loss, tokens=tokens, seconds=seconds, tokens_per_second=tokens / seconds,
-            mfu=setup.estimate.flops_per_token * tokens / seconds / setup.peak_flops, lr=rate,
-            grad_norm=outcome.grad_norm,
-            eta_seconds=(train.steps - self._step) * statistics.median(self._recent),
-            memory_bytes=peak_memory(self.world.device), losses=outcome.losses,
-        ))
+        self._tell(
+            events.StepDone(
+                self._step,
+                loss=outcome.loss,
+                tokens=tokens,
+                seconds=seconds,
+                tokens_per_second=tokens / seconds,
+                mfu=setup.estimate.flops_per_token * tokens / seconds / setup.peak_flops,
+                lr=rate,
+                grad_norm=outcome.grad_norm,
+                eta_seconds=(train.steps - self._step) * statistics.median(self._recent),
+                memory_bytes=peak_memory(self.world.device),
+                losses=outcome.losses,
+            )
+        )
 
     def _diagnose(self, setup: Setup, step: Step, micro_batches: Sequence[Any], outcome: Outcome) -> str:
         """Name the culprit of a step that is not finite; raise unless the recipe says to go on without it."""
         where = nonfinite.describe(setup.model, step.rerun(micro_batches))
-        said = (f"step {self._step + 1}: loss {outcome.loss}, gradient norm {outcome.grad_norm}; "
-                f"first not finite: {where}")
+        said = (
+            f"step {self._step + 1}: loss {outcome.loss}, gradient norm {outcome.grad_norm}; "
+            f"first not finite: {where}"
+        )
         if self.recipe.train.on_nonfinite == "stop":
             raise NonFiniteError(
                 f"{said}. The checkpoints before it are good. Lower optim.lr or optim.clip, use "
-                'train.precision = "fp32", or leave such steps out with train.on_nonfinite = "skip"')
+                'train.precision = "fp32", or leave such steps out with train.on_nonfinite = "skip"'
+            )
         self._skipped += 1
         self._in_a_row += 1
         if where.startswith("parameter") or self._in_a_row >= MOST_SKIPPED:
@@ -223,9 +253,16 @@ class Trainer:
             self._tell(events.Warned(self._step, "no pairs are held out, so nothing is evaluated"))
             return
         score = holdout.score(
-            setup.model, setup.objective, setup.data, step=self._step, seq_len=self.recipe.data.seq_len,
-            rows=setup.batch.micro_rows, max_tokens=self.recipe.train.eval_tokens, rank=self.world.rank,
-            world=self.world.size, device=self.world.device,
+            setup.model,
+            setup.objective,
+            setup.data,
+            step=self._step,
+            seq_len=self.recipe.data.seq_len,
+            rows=setup.batch.micro_rows,
+            max_tokens=self.recipe.train.eval_tokens,
+            rank=self.world.rank,
+            world=self.world.size,
+            device=self.world.device,
         )
         if score is None:
             self._tell(events.Warned(self._step, "the data has no held-out text, so nothing is evaluated"))
@@ -245,8 +282,11 @@ class Trainer:
             "micro_rows": setup.batch.micro_rows,
             "skipped": self._skipped,
             "random": "seeded for each step from (seed, step, rank)",
-            "libraries": {"mainspring": mainspring.__version__, "torch": torch.__version__,
-                          "python": platform.python_version()},
+            "libraries": {
+                "mainspring": mainspring.__version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
         }
 
     def _settle(self, outcome: checkpoint.Outcome | None) -> None:

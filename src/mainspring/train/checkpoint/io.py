@@ -22,8 +22,15 @@ from mainspring.train.checkpoint.manifest import DTYPES, Manifest
 from mainspring.train.checkpoint.storage import Reader, Writer
 
 
-def save(folder: str | Path, step: int, tensors: Mapping[str, Tensor], run: Mapping[str, Any], *,
-         group: dist.ProcessGroup | None = None, keep: int = 0) -> Path:
+def save(
+    folder: str | Path,
+    step: int,
+    tensors: Mapping[str, Tensor],
+    run: Mapping[str, Any],
+    *,
+    group: dist.ProcessGroup | None = None,
+    keep: int = 0,
+) -> Path:
     """Write a checkpoint of `step` into a folder of checkpoints; every rank of `group` calls it.
 
     Args:
@@ -58,8 +65,13 @@ def save(folder: str | Path, step: int, tensors: Mapping[str, Tensor], run: Mapp
     return writer.target
 
 
-def load(checkpoint: str | Path, model: nn.Module, optimizer: Optimizer | None = None, *,
-         group: dist.ProcessGroup | None = None) -> Manifest:
+def load(
+    checkpoint: str | Path,
+    model: nn.Module,
+    optimizer: Optimizer | None = None,
+    *,
+    group: dist.ProcessGroup | None = None,
+) -> Manifest:
     """Read a checkpoint into a model, and its optimizer's state, sharded in whatever way; every rank calls
     it.
 

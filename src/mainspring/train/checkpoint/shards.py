@@ -121,7 +121,9 @@ def _header(todo: Sequence[Pending]) -> bytes:
     for one in todo:
         begin, end = end, end + one.length
         header[one.name] = {
-            "dtype": SPELLINGS[one.dtype], "shape": list(one.sizes), "data_offsets": [begin, end]
+            "dtype": SPELLINGS[one.dtype],
+            "shape": list(one.sizes),
+            "data_offsets": [begin, end],
         }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)

@@ -73,8 +73,11 @@ def check_fit(state: dict[str, Tensor], content: Manifest) -> None:
     ]
     faults = [
         f"{label}: {', '.join(names[:8])}{f' and {len(names) - 8} more' if len(names) > 8 else ''}"
-        for label, names in (("not in the checkpoint", missing), ("only in the checkpoint", surplus),
-                             ("of another shape", shapes))
+        for label, names in (
+            ("not in the checkpoint", missing),
+            ("only in the checkpoint", surplus),
+            ("of another shape", shapes),
+        )
         if names
     ]
     if faults:

@@ -90,9 +90,9 @@ class Writer(StorageWriter):
         if plan.items:
             pending = [_pending(item, planner) for item in plan.items]
             written = shards.write(self.staging / plan.storage_data, pending)
-        future.set_result([
-            WriteResult(item.index, one.length, one) for item, one in zip(plan.items, written, strict=True)
-        ])
+        future.set_result(
+            [WriteResult(item.index, one.length, one) for item, one in zip(plan.items, written, strict=True)]
+        )
         return future
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
@@ -144,16 +144,20 @@ class Reader(StorageReader):
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         """The manifest in the planner's terms."""
-        return Metadata({
-            name: TensorStorageMetadata(
-                TensorProperties(dtype=DTYPES[entry.dtype]), torch.Size(entry.shape),
-                [ChunkStorageMetadata(torch.Size(s.offsets), torch.Size(s.sizes)) for s in entry.slices],
-            )
-            for name, entry in self.manifest.tensors.items()
-        })
+        return Metadata(
+            {
+                name: TensorStorageMetadata(
+                    TensorProperties(dtype=DTYPES[entry.dtype]),
+                    torch.Size(entry.shape),
+                    [ChunkStorageMetadata(torch.Size(s.offsets), torch.Size(s.sizes)) for s in entry.slices],
+                )
+                for name, entry in self.manifest.tensors.items()
+            }
+        )
 
-    def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any,
-                              **kwargs: Any) -> None:
+    def set_up_storage_reader(
+        self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any
+    ) -> None:
         """Nothing to do."""
 
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
