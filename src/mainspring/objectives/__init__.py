@@ -17,17 +17,20 @@ from mainspring.objectives.causal import CausalLM
 from mainspring.objectives.config import (
     CausalConfig,
     ContrastConfig,
+    DenoisingConfig,
     MaskedConfig,
     ObjectiveConfig,
     PrefixConfig,
     PseudoMaskedConfig,
     ReplacedConfig,
     Seq2SeqConfig,
+    TranslateConfig,
     TranslationConfig,
     UnilmConfig,
 )
 from mainspring.objectives.contrast import CrossLingualContrast
 from mainspring.objectives.cross_entropy import smoothed_cross_entropy, summed_cross_entropy
+from mainspring.objectives.encoder_decoder import Denoising, Translate
 from mainspring.objectives.generator import GeneratorAndDiscriminator
 from mainspring.objectives.masked import MaskedLM, mask_row
 from mainspring.objectives.momentum import MomentumContrast
@@ -44,6 +47,8 @@ __all__ = [
     "CausalLM",
     "ContrastConfig",
     "CrossLingualContrast",
+    "Denoising",
+    "DenoisingConfig",
     "Evolves",
     "GeneratorAndDiscriminator",
     "Loss",
@@ -62,6 +67,8 @@ __all__ = [
     "Seq2Seq",
     "Seq2SeqConfig",
     "SeveralPasses",
+    "Translate",
+    "TranslateConfig",
     "TranslationConfig",
     "TranslationLM",
     "UnilmConfig",

@@ -7,16 +7,19 @@ from mainspring.objectives.causal import CausalLM
 from mainspring.objectives.config import (
     CausalConfig,
     ContrastConfig,
+    DenoisingConfig,
     MaskedConfig,
     ObjectiveConfig,
     PrefixConfig,
     PseudoMaskedConfig,
     ReplacedConfig,
     Seq2SeqConfig,
+    TranslateConfig,
     TranslationConfig,
     UnilmConfig,
 )
 from mainspring.objectives.contrast import CrossLingualContrast
+from mainspring.objectives.encoder_decoder import Denoising, Translate
 from mainspring.objectives.masked import MaskedLM
 from mainspring.objectives.prefix import PrefixLM
 from mainspring.objectives.pseudo_masked import PseudoMaskedLM
@@ -50,5 +53,9 @@ def build(config: ObjectiveConfig, vocabulary: Vocabulary) -> Objective:
             return TranslationLM(config, vocabulary)
         case ContrastConfig():
             return CrossLingualContrast(config, vocabulary)
+        case DenoisingConfig():
+            return Denoising(config, vocabulary)
+        case TranslateConfig():
+            return Translate(config, vocabulary)
         case CausalConfig():
             return CausalLM()

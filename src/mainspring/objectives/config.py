@@ -172,9 +172,46 @@ class ContrastConfig(ReplacementConfig):
     """Weight of translation language modelling on the same pairs; 0: without it."""
 
 
+class DenoisingConfig(Section):
+    """Undo noise on a text, with an encoder and a decoder (T5, BART, Z-code)."""
+
+    kind: Literal["dae"] = "dae"
+    """Denoising."""
+    noise: Literal["spans", "infill", "order"] = "infill"
+    """Spans behind sentinels, of which the target names what is missing (T5); spans behind a mask each
+    (BART); or tokens out of order, both with the whole text as the target."""
+    rate: float = Field(0.15, gt=0, lt=1)
+    """Share of the tokens in spans."""
+    mean_span: float = Field(3.0, ge=1)
+    """Mean length of a span, in tokens."""
+    sentinels: tuple[int, ...] = ()
+    """Ids of the tokens that stand for spans, in order (noise `spans`)."""
+    distance: float = Field(3.0, ge=0)
+    """Places that no token reaches when moving (noise `order`)."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Probability spread over the other tokens."""
+
+
+class TranslateConfig(Section):
+    """Write the target of a pair, with an encoder and a decoder."""
+
+    kind: Literal["mt"] = "mt"
+    """Translation."""
+    language_tags: tuple[int, ...] = ()
+    """Ids of the tokens that tell the encoder the target's language, by language index; empty: none is put
+    before the source."""
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    """Probability spread over the other tokens (Vaswani et al. 2017: 0.1)."""
+    max_source: int = Field(254, ge=1)
+    """Tokens of a source that are kept."""
+    max_target: int = Field(254, ge=1)
+    """Tokens of a target that are kept."""
+
+
 ObjectiveConfig = Annotated[
     CausalConfig | MaskedConfig | PseudoMaskedConfig | PrefixConfig | Seq2SeqConfig | UnilmConfig
-    | ReplacedConfig | TranslationConfig | ContrastConfig,
+    | ReplacedConfig | TranslationConfig | ContrastConfig
+    | DenoisingConfig | TranslateConfig,
     Field(discriminator="kind"),
 ]
 """Any objective."""
