@@ -102,10 +102,16 @@ def pairs(words: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return PairData.encode(both, TokenData.open(words).tokenizer, langs=(0, 1)).save(folder)
 
 
-def over_pairs(rank: int, world: int, data: str, folder: str, pairs: str, changes: dict[str, Any]) -> Curve:
-    """A run on pairs with the contrast: queue, copy and network are one state."""
-    objective = {"kind": "xlco", "layer": 1, "queue": 40, "momentum": 0.9}
-    model = {"d_model": 16, "n_heads": 2, "n_layers": 2, "d_ff": 32, "max_positions": 64}
+CONTRAST = {"kind": "xlco", "layer": 1, "queue": 40, "momentum": 0.9}
+SHAPE = {"d_model": 16, "n_heads": 2, "d_ff": 32, "max_positions": 64}
+
+
+def over_pairs(rank: int, world: int, data: str, folder: str, pairs: str, changes: dict[str, Any],
+               objective: dict[str, Any] = CONTRAST) -> Curve:
+    """A run on pairs; with the contrast, queue, copy and network are one state."""
+    model = {**SHAPE, "n_layers": 2, "type_vocab": 6}
+    if objective["kind"] in ("dae", "mt"):
+        model = {**SHAPE, "n_layers": 0, "encoder_layers": 1, "decoder_layers": 1}
     wanted = recipe(Path(data), plan__data=world, data__pairs=pairs, **changes)
     wanted = wanted.replace(objective=objective, model={"family": "bert", "config": model})
     _, told, _ = fit(wanted, Path(folder))
@@ -136,6 +142,33 @@ def test_a_contrast_is_the_same_over_ranks(words: Path, pairs: Path, tmp_path: P
     assert alone.keys() == two.keys()
     for step, (loss, norm) in alone.items():
         assert two[step] == pytest.approx((loss, norm), rel=1e-4)
+
+
+@pytest.mark.distributed
+def test_tasks_of_unicoder_are_the_same_over_ranks(words: Path, pairs: Path, tmp_path: Path) -> None:
+    changes = {"train__steps": 3, "train__checkpoint_every": 0, "data__pairs_per_row": 2}
+    task = {"kind": "unicoder"}
+    alone = over_pairs(0, 1, str(words), str(tmp_path / "one"), str(pairs), changes, task)
+    over = {**changes, "plan__zero": 3}
+    two = run_ranks(over_pairs, 2, str(words), str(tmp_path / "two"), str(pairs), over, task)[0]
+    assert alone.keys() == two.keys()
+    for step, (loss, norm) in alone.items():
+        assert two[step] == pytest.approx((loss, norm), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["prefix", "s2s", "tlm", "mt", "pmlm", "unilm", "dae"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_every_other_objective_trains(
+    words: Path, pairs: Path, tmp_path: Path, kind: str, precision: str
+) -> None:
+    """It goes through data, planner, steps and scoring; and it learns a little of so small a language."""
+    changes: dict[str, Any] = {"train__steps": 8, "train__precision": precision, "data__seq_len": 24,
+                               "train__batch_tokens": 192, "optim__lr": 0.02}
+    where: str | None = str(pairs)
+    if kind in ("pmlm", "unilm", "dae"):
+        where, changes["train__eval_every"] = None, 8
+    curve = over_pairs(0, 1, str(words), str(tmp_path), where, changes, {"kind": kind})  # type: ignore[arg-type]
+    assert curve[8][0] < curve[1][0]
 
 
 def test_pairs_of_another_tokenizer_are_refused(pairs: Path, tmp_path: Path) -> None:

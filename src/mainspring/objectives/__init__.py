@@ -26,6 +26,7 @@ from mainspring.objectives.config import (
     Seq2SeqConfig,
     TranslateConfig,
     TranslationConfig,
+    UnicoderConfig,
     UnilmConfig,
 )
 from mainspring.objectives.contrast import CrossLingualContrast
@@ -39,6 +40,7 @@ from mainspring.objectives.pseudo_masked import PseudoMaskedLM
 from mainspring.objectives.replaced import ReplacedTokens
 from mainspring.objectives.seq2seq import Seq2Seq
 from mainspring.objectives.translation import TranslationLM
+from mainspring.objectives.unicoder import Unicoder
 from mainspring.objectives.unilm import UnilmMixture
 from mainspring.objectives.words import Vocabulary, word_starts
 
@@ -71,6 +73,8 @@ __all__ = [
     "TranslateConfig",
     "TranslationConfig",
     "TranslationLM",
+    "Unicoder",
+    "UnicoderConfig",
     "UnilmConfig",
     "UnilmMixture",
     "Views",

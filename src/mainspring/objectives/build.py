@@ -16,6 +16,7 @@ from mainspring.objectives.config import (
     Seq2SeqConfig,
     TranslateConfig,
     TranslationConfig,
+    UnicoderConfig,
     UnilmConfig,
 )
 from mainspring.objectives.contrast import CrossLingualContrast
@@ -26,6 +27,7 @@ from mainspring.objectives.pseudo_masked import PseudoMaskedLM
 from mainspring.objectives.replaced import ReplacedTokens
 from mainspring.objectives.seq2seq import Seq2Seq
 from mainspring.objectives.translation import TranslationLM
+from mainspring.objectives.unicoder import Unicoder
 from mainspring.objectives.unilm import UnilmMixture
 from mainspring.objectives.words import Vocabulary
 
@@ -57,5 +59,7 @@ def build(config: ObjectiveConfig, vocabulary: Vocabulary) -> Objective:
             return Denoising(config, vocabulary)
         case TranslateConfig():
             return Translate(config, vocabulary)
+        case UnicoderConfig():
+            return Unicoder(config, vocabulary)
         case CausalConfig():
             return CausalLM()

@@ -208,10 +208,28 @@ class TranslateConfig(Section):
     """Tokens of a target that are kept."""
 
 
+class UnicoderConfig(ReplacementConfig):
+    """Recover words from a translation, tell translations from other texts, and read a text of two languages,
+    on several pairs a row (Unicoder)."""
+
+    kind: Literal["unicoder"] = "unicoder"
+    """Unicoder's tasks."""
+    rate: float = Field(0.15, gt=0, lt=1)
+    """Share of the maskable tokens that is hidden in the text of two languages."""
+    reset_positions: bool = True
+    """Whether positions begin again at the translation, where translations are to be told."""
+    recovery_weight: float = Field(1.0, ge=0)
+    """Weight of the recovery of words."""
+    paraphrase_weight: float = Field(1.0, ge=0)
+    """Weight of telling translations."""
+    masked_weight: float = Field(1.0, ge=0)
+    """Weight of hidden tokens in the text of two languages."""
+
+
 ObjectiveConfig = Annotated[
     CausalConfig | MaskedConfig | PseudoMaskedConfig | PrefixConfig | Seq2SeqConfig | UnilmConfig
     | ReplacedConfig | TranslationConfig | ContrastConfig
-    | DenoisingConfig | TranslateConfig,
+    | DenoisingConfig | TranslateConfig | UnicoderConfig,
     Field(discriminator="kind"),
 ]
 """Any objective."""

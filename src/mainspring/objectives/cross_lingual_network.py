@@ -1,0 +1,61 @@
+"""A network with what Unicoder's tasks need beside it: an attention over a translation, and a classifier."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mainspring.data.batch import TokenBatch
+from mainspring.nn.linear import Linear
+from mainspring.nn.transformer import Transformer
+
+NETWORK = "network."
+"""Where the network's parameters stand in the names of the whole."""
+
+
+class CrossLingualNetwork(nn.Module):
+    """The network, the weights w of the attention, and two classes over a row's first token."""
+
+    def __init__(self, network: Transformer) -> None:
+        super().__init__()
+        width = network.config.d_model
+        self.network = network
+        self.affinity = Linear(3 * width, 1, bias=False)
+        self.classes = Linear(width, 2)
+
+    @property
+    def remat(self) -> bool:
+        """Whether layers are computed again in backward."""
+        return self.network.remat
+
+    @remat.setter
+    def remat(self, on: bool) -> None:
+        self.network.remat = on
+
+    def forward(self, batch: TokenBatch, *, part: Literal["network", "recover", "classify"] = "network",
+                other: TokenBatch | None = None, select: Tensor | None = None) -> Any:
+        """The network's output; that output where it reads `batch` rebuilt from `other`; or class scores
+        [B, 2].
+        """
+        if part == "classify":
+            nowhere = torch.zeros_like(batch.ids, dtype=torch.bool)
+            return self.classes(self.network(batch, select=nowhere).hidden[:, 0])
+        if part == "network":
+            return self.network(batch, select=select)
+        assert other is not None, "there is nothing to recover the words from"
+        return self.network(batch, embeds=self._rebuilt(batch, other), select=select)
+
+    def blocks(self) -> list[nn.Module]:
+        """The layers of the network."""
+        return self.network.blocks()
+
+    def _rebuilt(self, batch: TokenBatch, other: TokenBatch) -> Tensor:
+        """x^t_i = sum_j softmax_j(w . [x_i; y_j; x_i * y_j]) y_j: [B, S, D]."""
+        x, y = self.network.embed(batch), self.network.embed(other)
+        own, theirs, both = self.affinity.weight.view(3, -1).to(x.dtype)
+        scores = (x @ own)[:, :, None] + (y @ theirs)[:, None, :] + (x * both) @ y.transpose(1, 2)
+        if other.valid is not None:
+            scores = scores.masked_fill(~other.valid[:, None, :], float("-inf"))
+        return torch.softmax(scores.float(), dim=-1).to(y.dtype) @ y
