@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import BertConfig, BertModel
 
+from mainspring.models import remote
 from mainspring.recipes.exchange import checkpoint_of
 from mainspring.text.tokenizer import Tokenizer
 from mainspring.text.train import train_tokenizer
@@ -54,6 +56,36 @@ def test_a_model_of_transformers_comes_in_as_a_family(command: Command, tmp_path
     assert Tokenizer.load(out).hash == tokenizer.hash
     one, two = (BertModel.from_pretrained(tmp_path / d).state_dict() for d in ("in", "out"))
     assert all(torch.equal(one[n], t) for n, t in two.items())
+
+
+def test_a_model_comes_in_by_its_name_on_the_hub(
+    command: Command, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    def snapshot(name: str, *, revision: str | None, **_: object) -> str:
+        asked.append((name, revision))
+        return str(tmp_path / "out")
+
+    monkeypatch.setattr(remote, "snapshot_download", snapshot)
+    assert command("export", run_dir, "--to", tmp_path / "out").code == 0
+    assert command("import", "owner/name@v1", "--to", tmp_path / "back").code == 0
+    assert asked == [("owner/name", "v1")]
+    before, after = (load_model_state(checkpoint_of(d)[1]) for d in (run_dir, tmp_path / "back"))
+    assert before.keys() == after.keys() and all(torch.equal(after[n], t) for n, t in before.items())
+
+
+def test_without_a_network_an_import_says_what_to_do(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: object, **__: object) -> str:
+        raise LocalEntryNotFoundError("no route to the hub")
+
+    monkeypatch.setattr(remote, "snapshot_download", unreachable)
+    outcome = command("import", "owner/name", "--to", tmp_path / "run")
+    assert outcome.code == 2
+    assert "owner/name" in outcome.err and "hf download owner/name" in outcome.err
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_cannot_be_exported_is_told(command: Command, run_dir: Path, tmp_path: Path) -> None:

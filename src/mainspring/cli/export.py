@@ -62,9 +62,10 @@ def import_(
     path: Annotated[
         Path,
         typer.Argument(
-            metavar="MODEL_DIR",
+            metavar="MODEL",
             show_default=False,
-            help="Directory of a model in one of the layouts that export writes.",
+            help="Directory of a model in one of the layouts that export writes, or its name on the Hugging "
+            "Face hub: owner/name, or owner/name@revision.",
         ),
     ],
     to: Annotated[Path, typer.Option("--to", help="Run directory to make.", show_default=False)],
@@ -77,6 +78,8 @@ def import_(
     """Make a run out of a model: it can be evaluated, served and exported like one trained here.
 
     mainspring import models/gpt2 --to runs/gpt2
+
+    mainspring import FacebookAI/xlm-roberta-base --to runs/xlm-r
     """
     from mainspring.recipes.exchange import import_run
 

@@ -10,6 +10,7 @@ from mainspring.errors import UsageError
 from mainspring.models import FAMILIES, ModelConfig, resolve
 from mainspring.models.exchange import Layout, export_model, import_model
 from mainspring.models.megatron import Version
+from mainspring.models.remote import fetch, hub_id
 from mainspring.objectives import Vocabulary, network_state
 from mainspring.objectives import build as build_objective
 from mainspring.objectives.config import CausalConfig, MaskedConfig
@@ -50,17 +51,20 @@ def import_run(path: str | Path, to: str | Path, *, data: str, family: str | Non
     """Make a run of a model in any layout that is written, with its weights as the checkpoint of step 0.
 
     Args:
-        path: directory of the model, with its tokenizer.json.
+        path: directory of the model, with its tokenizer.json; or, where there is none of that name, a model's
+            name on the Hugging Face hub (owner/name, or owner/name@revision), which is fetched.
         to: run directory to make.
         data: data directory that the recipe names; nothing is read from it.
         family: name of the family, where several share a layout.
 
     Raises:
-        UsageError: `to` is a run already, or the model cannot be read.
+        UsageError: `to` is a run already, or the model cannot be fetched or read.
     """
     run = Run(Path(to))
     if run.recipe.exists():
         raise UsageError(f"{to} is a run already; give another directory with --to")
+    if hub_id(path):
+        path = fetch(str(path))
     imported = import_model(path, family=family)
     tokenizer = Tokenizer.load(path)
     config = imported.config
