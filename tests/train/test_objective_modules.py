@@ -16,6 +16,7 @@ from mainspring.evaluate.objective import score_run
 from mainspring.models.hub import import_hf
 from mainspring.nn import Transformer
 from mainspring.recipes.exchange import export_run
+from mainspring.recipes.forecast import check
 from mainspring.train import checkpoint as ck
 from mainspring.train import events as ev
 from mainspring.train.run import Run
@@ -175,3 +176,10 @@ def test_pairs_of_another_tokenizer_are_refused(pairs: Path, tmp_path: Path) -> 
     other = build_data(tmp_path / "data", "wordpiece", 90)
     with pytest.raises(DataError, match="another tokenizer"):
         over_pairs(0, 1, str(other), str(tmp_path / "run"), str(pairs), {"plan__zero": 0})
+
+
+def test_pairs_are_checked_before_a_run_starts(words: Path, pairs: Path, tmp_path: Path) -> None:
+    good = recipe(words, data__pairs=str(pairs)).replace(objective={"kind": "prefix"})
+    check(good)
+    with pytest.raises(DataError, match="no encoded pairs"):
+        check(good.replace(data={**good.data.model_dump(), "pairs": str(tmp_path)}))

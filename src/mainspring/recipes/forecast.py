@@ -19,6 +19,7 @@ from mainspring.parallel.world import usable_cores
 from mainspring.planner import Machine, Prepared, prepare
 from mainspring.planner.memory import available_memory
 from mainspring.planner.units import duration
+from mainspring.train.feed import open_pairs
 from mainspring.train.recipe import Recipe
 
 _DEFAULT_VOCABULARY = 50257
@@ -113,6 +114,8 @@ def check(recipe: Recipe) -> None:
     build_objective(recipe.objective, Vocabulary.of_tokenizer(data.tokenizer))
     resolve(recipe.model, data.vocab_size)
     mixture_of(data, recipe.data)
+    if recipe.data.pairs is not None:
+        open_pairs(recipe.data.pairs, data)
     here = Machine(  # no rate matters here, and measuring takes time
         flops_fp32=1.0,
         flops_bf16=1.0,
