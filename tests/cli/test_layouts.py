@@ -16,6 +16,7 @@ from mainspring.text.tokenizer import Tokenizer
 from mainspring.text.train import train_tokenizer
 from mainspring.train.checkpoint import load_model_state
 from mainspring.train.run import Run
+from support.tiny_run import build_data
 
 from .conftest import Command
 
@@ -73,6 +74,27 @@ def test_a_model_comes_in_by_its_name_on_the_hub(
     assert asked == [("owner/name", "v1")]
     before, after = (load_model_state(checkpoint_of(d)[1]) for d in (run_dir, tmp_path / "back"))
     assert before.keys() == after.keys() and all(torch.equal(after[n], t) for n, t in before.items())
+
+
+def test_an_imported_model_is_trained_further(
+    command: Command, run_dir: Path, data: Path, tmp_path: Path
+) -> None:
+    out, run, other = tmp_path / "out", tmp_path / "run", tmp_path / "other"
+    assert command("export", run_dir, "--to", out).code == 0
+    assert command("import", out, "--to", run, "--data", data).code == 0
+    before = load_model_state(checkpoint_of(run)[1])
+    settings = ["train.steps=1", "train.batch_tokens=128", "data.seq_len=32", "--resume", "--quiet"]
+    still = ["optim.lr=1e-12", "optim.weight_decay=0"]  # where it began can be seen
+    assert command("train", run, *still, *settings).code == 0
+    newest = checkpoint_of(run)[1]
+    assert newest.name == "step-00000001"
+    for name, tensor in load_model_state(newest).items():
+        torch.testing.assert_close(tensor, before[name], atol=1e-9, rtol=0)
+
+    build_data(other, vocab_size=300)
+    assert command("import", out, "--to", tmp_path / "wrong", "--data", other).code == 0
+    outcome = command("train", tmp_path / "wrong", *settings)
+    assert outcome.code == 2 and "tokenizer was" in outcome.err
 
 
 def test_without_a_network_an_import_says_what_to_do(

@@ -50,6 +50,8 @@ def export_run(
 def import_run(path: str | Path, to: str | Path, *, data: str, family: str | None = None) -> Run:
     """Make a run of a model in any layout that is written, with its weights as the checkpoint of step 0.
 
+    Training it goes on from them, with whatever data of that tokenizer, objective and settings.
+
     Args:
         path: directory of the model, with its tokenizer.json; or, where there is none of that name, a model's
             name on the Hugging Face hub (owner/name, or owner/name@revision), which is fetched.
@@ -79,7 +81,8 @@ def import_run(path: str | Path, to: str | Path, *, data: str, family: str | Non
     resolve(recipe.model, tokenizer.vocab_size)
     run.dir.mkdir(parents=True, exist_ok=True)
     tokenizer.save(run.tokenizer)
-    save(run.checkpoints, 0, {MODEL + name: tensor for name, tensor in imported.state.items()}, {})
+    state = {MODEL + name: tensor for name, tensor in imported.state.items()}
+    save(run.checkpoints, 0, state, {"imported": True, "identity": {"tokenizer": tokenizer.hash}})
     run.write_recipe(recipe)
     return run
 

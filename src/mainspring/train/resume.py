@@ -29,11 +29,15 @@ def newest(folder: Path) -> Path | None:
 def check_same_run(path: Path, setup: Setup) -> None:
     """Refuse a checkpoint whose network, samples or order of samples are not the recipe's.
 
+    A model that was imported has no samples yet: only its tokenizer has to be the data's.
+
     Raises:
         CheckpointError: names each field with the checkpoint's value and the recipe's.
     """
-    saved = Manifest.read(path).run.get("identity", {})
-    wanted = identity(setup.recipe, setup.data)
+    run = Manifest.read(path).run
+    saved, wanted = run.get("identity", {}), identity(setup.recipe, setup.data)
+    if run.get("imported"):
+        wanted = {key: wanted[key] for key in saved}
     if differences := list(_differences(saved, wanted)):
         raise CheckpointError(
             f"{path} is of another run: {'; '.join(differences)}. Use another run directory, or restore these"
