@@ -138,11 +138,12 @@ def estimate(
     tokens = ranks * rows_per_rank * seq_len
     done = per_token + (layers + attention if plan.remat else 0)
     traffic = _traffic(count, plan, accumulation, 2 if numerics == "bf16" else _FP32)
+    between = machine.elementwise_bandwidth or machine.memory_bandwidth
     whole = kept_bytes(config, seq_len, numerics, cuda=cuda)  # recomputed or not, it is computed
     moved = PASSES * (whole + predicted * logit_bytes(config, numerics))
     seconds = {
         "matrix products": rows_per_rank * seq_len * done / (machine.flops(precision) * EFFICIENCY),
-        "other compute": rows_per_rank * seq_len * moved / machine.memory_bandwidth,
+        "other compute": rows_per_rank * seq_len * moved / between,
         "optimizer": _ADAM_TRAFFIC * (count.shard if sharded else count.total) / machine.memory_bandwidth,
         "communication": traffic / machine.link_bandwidth,
     }

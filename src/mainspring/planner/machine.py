@@ -33,6 +33,9 @@ class Machine(Section):
     """The same in bfloat16."""
     memory_bandwidth: float
     """Bytes a second that a rank reads and writes in a streaming update."""
+    elementwise_bandwidth: float = 0.0
+    """Bytes a second that a rank reads and writes in a GELU: work between matrix products, which on a CPU is
+    bound by computing, not by memory (0: as `memory_bandwidth`)."""
     link_bandwidth: float
     """Bytes a second between two ranks, as measured through a TCP connection of this machine with itself; put
     the rate of the real links in its place where ranks are GPUs or on several machines."""
@@ -64,10 +67,12 @@ class Machine(Section):
         if device == "cuda":
             rates = {dtype: _cuda_flops(dtype) for dtype in _DTYPES}
             bandwidth, memory = _cuda_bandwidth(), torch.cuda.mem_get_info()[0]
+            elementwise = bandwidth
         else:
             before = torch.get_num_threads()
             try:
                 rates = {dtype: _cpu_flops(dtype, threads, ranks) for dtype in _DTYPES}
+                elementwise = _cpu_elementwise(threads, ranks)
                 bandwidth = _cpu_bandwidth(threads, ranks)
             finally:
                 torch.set_num_threads(before)
@@ -76,6 +81,7 @@ class Machine(Section):
             flops_fp32=rates[torch.float32],
             flops_bf16=rates[torch.bfloat16],
             memory_bandwidth=bandwidth,
+            elementwise_bandwidth=elementwise,
             link_bandwidth=_link_bandwidth(),
             memory=memory,
             cores=cores,
@@ -114,6 +120,15 @@ def _cpu_flops(dtype: torch.dtype, threads: int, ranks: int) -> float:
             return min(_best(partial(product, x, weight), 0.08) for product in (linear, F.linear))
 
     return 2 * m * k * n / _together(seconds, ranks, threads)
+
+
+def _cpu_elementwise(threads: int, ranks: int, elements: int = 2**19) -> float:
+    def seconds() -> float:
+        x = torch.linspace(-3, 3, elements)
+        with torch.no_grad():
+            return _best(lambda: F.gelu(x, approximate="tanh"), 0.04)
+
+    return 2 * 4 * elements / _together(seconds, ranks, threads)
 
 
 def _cpu_bandwidth(threads: int, ranks: int, size: int = 96 * 2**20) -> float:
