@@ -17,7 +17,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mainspring import comm, parallel
-from mainspring.objectives import Evolves, Objective, Views, passes
+from mainspring.objectives import Evolves, Loss, Objective, Views, passes
+from mainspring.parallel.strategy import strategy_of
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class Step:
         sums: dict[str, tuple[float, Tensor]] = {}
         for index, views in enumerate(micro_batches):
             last = index == len(micro_batches) - 1
-            runs = passes(self.objective, self.model, {k: v.to(self.device) for k, v in views.items()})
+            runs = self._passes({k: v.to(self.device) for k, v in views.items()})
             for number, run in enumerate(runs):
                 final = last and number == len(runs) - 1
                 with nullcontext() if final else parallel.no_sync(self.model):
@@ -121,3 +122,13 @@ class Step:
                     before = sums[name][1] if name in sums else 0.0
                     sums[name] = loss.weight, before + loss.total.detach().double()
         return sums
+
+    def _passes(self, views: Views) -> Sequence[Callable[[], dict[str, Loss]]]:
+        """What goes backward one after another.
+
+        Under ZeRO 1 all goes at once, with the same gradients: where FSDP2 adds up gradients without reducing
+        them, it wants every unit to have been gathered before the first backward.
+        """
+        if strategy_of(self.model).plan.zero == 1:
+            return [lambda: self.objective.loss(self.model, views)]
+        return passes(self.objective, self.model, views)
