@@ -96,7 +96,7 @@ def test_tiny_recipes_train_and_go_out(
     machine = CLUSTER.replace(device="cpu", memory=4 * 2**30, cores=2, ranks=1)  # measuring takes longer
     kind: Kind = "bpe" if load(name).objective.kind == "clm" else "wordpiece"
     recipe = load(
-        name, [f'data.path="{data[kind]}"', "data.seq_len=32", "train.steps=4", "train.batch_tokens=128"]
+        name, [f'data.path="{data[kind]}"', "data.seq_len=32", "train.steps=3", "train.batch_tokens=128"]
     )
     if recipe.data.pairs is not None:
         recipe = recipe.replace(data={**recipe.data.model_dump(mode="json"), "pairs": str(pairs)})
@@ -110,7 +110,7 @@ def test_tiny_recipes_train_and_go_out(
     with World.start(recipe.plan) as world:
         result = Trainer(recipe, tmp_path / "run", world, [keep], machine=machine).fit()
     assert result.status == "finished"
-    assert len(steps) == 4
+    assert len(steps) == 3
     assert all(math.isfinite(step.loss) and step.grad_norm > 0 for step in steps)
 
     out = import_hf(export_run(tmp_path / "run", tmp_path / "hf"), family=recipe.model.family)
@@ -123,3 +123,14 @@ def test_data_commands_in_recipes_are_commands() -> None:
         [command] = re.findall(r"mainspring data build .*", path_of(name).read_text(encoding="utf-8"))
         assert f"--to {recipe.data.path} " in command + " "
         assert ("--tokenizer" in command) == (name in PUBLISHED)
+
+
+def test_the_page_of_models_lists_every_recipe() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs/models/README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([\w-]+) \| ([\w-]+-tiny) \| (\w+) ([\w.-]+) \| (\w+) \|", page, re.MULTILINE)
+    assert sorted(row[0] for row in rows) == PUBLISHED
+    assert sorted(row[1] for row in rows) == TINY
+    for name, tiny, family, preset, kind in rows:
+        recipe = load(name)
+        assert (recipe.model.family, recipe.model.preset, recipe.objective.kind) == (family, preset, kind)
+        assert f"tiny twin of {name}:" in path_of(tiny).read_text(encoding="utf-8")
