@@ -36,13 +36,7 @@ def bert_like(kind: Any, settings: Any, **other: Any) -> Any:
 def gpt2() -> Any:
     return hf.GPT2LMHeadModel(
         hf.GPT2Config(
-            vocab_size=V,
-            n_embd=32,
-            n_layer=2,
-            n_head=4,
-            n_positions=40,
-            bos_token_id=None,
-            eos_token_id=None,
+            vocab_size=V, n_embd=32, n_layer=2, n_head=4, n_positions=40, bos_token_id=None, eos_token_id=None
         )
     )
 

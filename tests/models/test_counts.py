@@ -144,8 +144,7 @@ def test_count_equals_the_sum(family, preset, published, written):
 
 
 @pytest.mark.parametrize(
-    ("preset", "encoder"),
-    [("small", 13_548_800), ("base", 109_482_240), ("base-generator", 33_576_960)],
+    ("preset", "encoder"), [("small", 13_548_800), ("base", 109_482_240), ("base-generator", 33_576_960)]
 )
 def test_electra_encoders_equal_keras_hub(preset, encoder):
     """keras-hub publishes the parameters of ELECTRA's encoders, to which it adds BERT's pooler."""

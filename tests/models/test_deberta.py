@@ -26,9 +26,16 @@ from models.battery import (
 )
 
 TINY = {
-    "vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "intermediate_size": 48, "max_position_embeddings": 40, "relative_attention": True,
-    "pos_att_type": ["c2p", "p2c"], "position_biased_input": False, "legacy": False,
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 40,
+    "relative_attention": True,
+    "pos_att_type": ["c2p", "p2c"],
+    "position_biased_input": False,
+    "legacy": False,
 }
 V3 = {"position_buckets": 8, "share_att_key": True, "norm_rel_ebd": "layer_norm"}
 
@@ -167,7 +174,8 @@ def enhanced_mask_decoder(reference, ids, table):
     queries = hidden + table[: ids.shape[1]]
     for _ in range(2):
         queries, _ = deberta.encoder.layer[-1](
-            hidden, mask, query_states=queries, relative_pos=relative, rel_embeddings=vectors)
+            hidden, mask, query_states=queries, relative_pos=relative, rel_embeddings=vectors
+        )
     head = reference.lm_predictions.lm_head
     transformed = head.LayerNorm(torch.nn.functional.gelu(head.dense(queries)))
     return transformed @ deberta.embeddings.word_embeddings.weight.T + head.bias
@@ -196,7 +204,8 @@ def test_mask_decoder_against_reference(tmp_path):
     select = torch.zeros(2, 11, dtype=torch.bool)
     select[0, 3] = select[1, 8] = True
     torch.testing.assert_close(
-        model(bidirectional_batch(ids), select=select).logits, want[select], atol=1e-5, rtol=1e-5)
+        model(bidirectional_batch(ids), select=select).logits, want[select], atol=1e-5, rtol=1e-5
+    )
     config = imported.config
     export_hf(ModelConfig(family="deberta_v2"), config, model.state_dict(), None, tmp_path / "out")
     assert torch.equal(load_file(tmp_path / "out" / "model.safetensors")[name], table)
@@ -223,8 +232,14 @@ def test_replaced_token_head_of_a_published_v3(tmp_path):
     reference = random_reference(case)
     reference.save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
-    shapes = {"dense.weight": (32, 32), "dense.bias": (32,), "LayerNorm.weight": (32,),
-              "LayerNorm.bias": (32,), "classifier.weight": (1, 32), "classifier.bias": (1,)}
+    shapes = {
+        "dense.weight": (32, 32),
+        "dense.bias": (32,),
+        "LayerNorm.weight": (32,),
+        "LayerNorm.bias": (32,),
+        "classifier.weight": (1, 32),
+        "classifier.bias": (1,),
+    }
     head = {f"mask_predictions.{n}": torch.randn(s) for n, s in shapes.items()}
     save_file({**weights, **head}, tmp_path / "model.safetensors", metadata={"format": "pt"})
     imported = import_hf(tmp_path)
@@ -235,7 +250,8 @@ def test_replaced_token_head_of_a_published_v3(tmp_path):
     hidden = reference.deberta(ids).last_hidden_state
     part = {n.removeprefix("mask_predictions."): t for n, t in head.items()}
     x = torch.nn.functional.layer_norm(
-        hidden[:, :1] + hidden, (32,), part["LayerNorm.weight"], part["LayerNorm.bias"], 1e-7)
+        hidden[:, :1] + hidden, (32,), part["LayerNorm.weight"], part["LayerNorm.bias"], 1e-7
+    )
     x = torch.nn.functional.gelu(x @ part["dense.weight"].T + part["dense.bias"])
     want = x @ part["classifier.weight"].T + part["classifier.bias"]
     torch.testing.assert_close(model(bidirectional_batch(ids)).logits, want, atol=1e-5, rtol=1e-5)
@@ -311,11 +327,15 @@ def test_exported_configuration_is_what_transformers_reads():
 # Sizes: spec/language-models.md 2.6, in millions; and transformers' bare encoder, to the parameter.
 
 SIZES = [
-    ("deberta", "base", 138.6, 100.0), ("deberta", "large", 405.2, 353.7),
+    ("deberta", "base", 138.6, 100.0),
+    ("deberta", "large", 405.2, 353.7),
     ("deberta", "xlarge", 757.8, 706.3),
-    ("deberta_v2", "v2-xlarge", 884.6, 687.8), ("deberta_v2", "v2-xxlarge", 1564.5, 1367.8),
-    ("deberta_v2", "v3-xsmall", 70.7, 21.5), ("deberta_v2", "v3-small", 141.3, 42.9),
-    ("deberta_v2", "v3-base", 183.8, 85.4), ("deberta_v2", "v3-large", 434.0, 302.8),
+    ("deberta_v2", "v2-xlarge", 884.6, 687.8),
+    ("deberta_v2", "v2-xxlarge", 1564.5, 1367.8),
+    ("deberta_v2", "v3-xsmall", 70.7, 21.5),
+    ("deberta_v2", "v3-small", 141.3, 42.9),
+    ("deberta_v2", "v3-base", 183.8, 85.4),
+    ("deberta_v2", "v3-large", 434.0, 302.8),
     ("deberta_v2", "mdeberta-v3-base", 278.2, 85.4),
 ]
 
@@ -325,7 +345,8 @@ def test_published_sizes(family, preset, total, without_words):
     config = FAMILIES[family].presets[preset]
     scheme = config.disentangled
     bare = config.replace(
-        head="none", head_transform=False, head_bias=False, positions=[scheme.model_dump(mode="json")])
+        head="none", head_transform=False, head_bias=False, positions=[scheme.model_dump(mode="json")]
+    )
     kind = hf.DebertaModel if family == "deberta" else hf.DebertaV2Model
     values = FAMILIES[family].to_hf(bare)
     with torch.device("meta"):

@@ -4,14 +4,7 @@ import pytest
 
 from mainspring.models import FAMILIES
 
-from .battery import (
-    Case,
-    check_hub,
-    check_learns,
-    check_parity,
-    check_refusals,
-    check_round_trip,
-)
+from .battery import Case, check_hub, check_learns, check_parity, check_refusals, check_round_trip
 from .references import CASES
 
 

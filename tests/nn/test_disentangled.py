@@ -11,25 +11,29 @@ from hypothesis import strategies as st
 from mainspring.data.batch import TokenBatch, bidirectional_batch, causal_batch
 from mainspring.errors import ConfigError, UsageError
 from mainspring.models.deberta.config import deberta, deberta_v2, discriminator
-from mainspring.nn import (
-    Absolute,
-    Disentangled,
-    KVCache,
-    Transformer,
-    TransformerConfig,
-    allow,
-    initialize,
-)
+from mainspring.nn import Absolute, Disentangled, KVCache, Transformer, TransformerConfig, allow, initialize
 from mainspring.nn import relative_scores as kernel
 from mainspring.nn.conv import neighbour
 from mainspring.nn.disentangled import DistanceVectors, bucket, gathered_scores, positions_aligned, table_row
 
 
 def small(**other) -> TransformerConfig:
-    return TransformerConfig(**{
-        "d_model": 12, "n_heads": 2, "n_layers": 2, "d_ff": 20, "vocab_size": 31, "norm_place": "post",
-        "embed_norm": True, "embed_mask": True, "head_transform": True, "head_bias": True,
-        "positions": (Disentangled(max_distance=16, buckets=6, norm_table=True),), **other})
+    return TransformerConfig(
+        **{
+            "d_model": 12,
+            "n_heads": 2,
+            "n_layers": 2,
+            "d_ff": 20,
+            "vocab_size": 31,
+            "norm_place": "post",
+            "embed_norm": True,
+            "embed_mask": True,
+            "head_transform": True,
+            "head_bias": True,
+            "positions": (Disentangled(max_distance=16, buckets=6, norm_table=True),),
+            **other,
+        }
+    )
 
 
 def random(config: TransformerConfig, seed: int = 0) -> Transformer:
@@ -163,7 +167,8 @@ def test_large_products_take_the_fast_path():
     torch.testing.assert_close(fast, plain, atol=1e-4, rtol=1e-5)
     for a, b in zip(
         torch.autograd.grad(fast, (q, k, vectors), weight),
-        torch.autograd.grad(plain, (q, k, vectors), weight), strict=True,
+        torch.autograd.grad(plain, (q, k, vectors), weight),
+        strict=True,
     ):
         torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-4)
 
@@ -175,8 +180,14 @@ def test_p2c_reads_the_distance_of_query_to_key():
     prefers the keys that lie furthest behind the query: with the paper's index, the furthest ahead.
     """
     config = TransformerConfig(
-        d_model=2, n_heads=1, n_layers=1, d_ff=2, vocab_size=2, norm_place="post",
-        positions=(Disentangled(max_distance=8, terms=("p2c",), shared=False),))
+        d_model=2,
+        n_heads=1,
+        n_layers=1,
+        d_ff=2,
+        vocab_size=2,
+        norm_place="post",
+        positions=(Disentangled(max_distance=8, terms=("p2c",), shared=False),),
+    )
     attention = Transformer(config).layers[0].attention.disentangled
     rows = torch.arange(16.0).view(16, 1, 1).expand(16, 1, 2)
     q, k = torch.zeros(1, 1, 5, 2), torch.ones(1, 1, 5, 2)
@@ -189,11 +200,14 @@ def test_p2c_reads_the_distance_of_query_to_key():
 # The model: any data, any mask.
 
 
-@pytest.mark.parametrize("scheme", [
-    Disentangled(max_distance=16, buckets=6, norm_table=True),
-    Disentangled(max_distance=5, shared=False, key_bias=False),
-    Disentangled(max_distance=16, terms=("c2p",)),
-])
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        Disentangled(max_distance=16, buckets=6, norm_table=True),
+        Disentangled(max_distance=5, shared=False, key_bias=False),
+        Disentangled(max_distance=16, terms=("c2p",)),
+    ],
+)
 def test_aligned_and_gathered_agree(scheme, monkeypatch):
     """Both ways of scoring give the same output and gradients, over masks of every kind."""
     model = random(small(positions=(scheme,)))
@@ -201,12 +215,18 @@ def test_aligned_and_gathered_agree(scheme, monkeypatch):
     doc = torch.tensor([[0] * 5 + [1] * 8, [0] * 13])
     valid = torch.ones(2, 13, dtype=torch.bool)
     valid[1, 9:] = False
-    for batch in (bidirectional_batch(ids), bidirectional_batch(ids, valid=valid), causal_batch(ids),
-                  bidirectional_batch(ids, doc=doc), causal_batch(ids, doc=doc, valid=valid)):
+    for batch in (
+        bidirectional_batch(ids),
+        bidirectional_batch(ids, valid=valid),
+        causal_batch(ids),
+        bidirectional_batch(ids, doc=doc),
+        causal_batch(ids, doc=doc, valid=valid),
+    ):
         results = []
         for aligned in (True, False):
             monkeypatch.setattr(
-                "mainspring.nn.transformer.positions_aligned", lambda b, choice=aligned: choice)
+                "mainspring.nn.transformer.positions_aligned", lambda b, choice=aligned: choice
+            )
             model.zero_grad()
             out = model(batch).hidden
             seen = torch.ones_like(ids, dtype=torch.bool) if batch.valid is None else batch.valid
@@ -239,8 +259,9 @@ def test_packed_documents_equal_documents_alone():
     ids = tokens(1, 12)
     packed = model(bidirectional_batch(ids, doc=torch.tensor([[0] * 5 + [1] * 7]))).logits
     for part in (slice(0, 5), slice(5, 12)):
-        torch.testing.assert_close(packed[:, part], model(bidirectional_batch(ids[:, part])).logits,
-                                   atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            packed[:, part], model(bidirectional_batch(ids[:, part])).logits, atol=1e-5, rtol=1e-5
+        )
 
 
 def test_padding_changes_nothing():
@@ -312,8 +333,10 @@ def test_cache_continues_rows():
 
 
 def test_cache_is_refused_where_rows_are_read_whole():
-    for config in (small(conv={"kernel": 3}),
-                   small(positions=(Disentangled(max_distance=9), Absolute(place="decoder")))):
+    for config in (
+        small(conv={"kernel": 3}),
+        small(positions=(Disentangled(max_distance=9), Absolute(place="decoder"))),
+    ):
         with pytest.raises(UsageError, match="takes no cache"), torch.inference_mode():
             Transformer(config)(causal_batch(tokens(1, 2)), cache=KVCache(config, 1, 4))
 
@@ -339,13 +362,18 @@ def test_neighbours_follow_the_one_rule(data):
 
     step = data.draw(st.integers(-7, 7))
     batch = TokenBatch(
-        tokens(1, 6), row(st.integers(0, 6)), row(st.integers(0, 2)),
+        tokens(1, 6),
+        row(st.integers(0, 6)),
+        row(st.integers(0, 2)),
         probe=row(st.booleans()) if data.draw(st.booleans()) else None,
         doc=row(st.integers(0, 1)) if data.draw(st.booleans()) else None,
-        valid=row(st.booleans()) if data.draw(st.booleans()) else None)
+        valid=row(st.booleans()) if data.draw(st.booleans()) else None,
+    )
     seen, pos = allow(batch)[0, 0], batch.pos[0]
-    want = [0 <= i + step < 6 and bool(seen[i, i + step]) and int(pos[i + step] - pos[i]) == step
-            for i in range(6)]
+    want = [
+        0 <= i + step < 6 and bool(seen[i, i + step]) and int(pos[i + step] - pos[i]) == step
+        for i in range(6)
+    ]
     assert neighbour(batch, step)[0].tolist() == want
 
 
@@ -401,8 +429,8 @@ def test_layer_compiles_whole():
     compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
     want, got = block(x, sight), compiled(x, sight)
     torch.testing.assert_close(got, want)
-    by_plain, = torch.autograd.grad(want.square().sum(), x, retain_graph=True)
-    by_compiled, = torch.autograd.grad(got.square().sum(), x)
+    (by_plain,) = torch.autograd.grad(want.square().sum(), x, retain_graph=True)
+    (by_compiled,) = torch.autograd.grad(got.square().sum(), x)
     torch.testing.assert_close(by_compiled, by_plain, atol=1e-4, rtol=1e-4)
 
 

@@ -32,7 +32,16 @@ def rows_from(batch: TokenBatch, start: int, stop: int) -> TokenBatch:
 def network(**changes: object) -> Transformer:
     """Three layers over the made-up vocabulary, without dropout."""
     values: dict[str, object] = {
-        "d_model": 16, "n_heads": 2, "n_layers": 3, "d_ff": 32, "vocab_size": VOCAB, "max_positions": 64,
-        "norm_place": "post", "embed_norm": True, "type_vocab": 6, "languages": 3, **changes,
+        "d_model": 16,
+        "n_heads": 2,
+        "n_layers": 3,
+        "d_ff": 32,
+        "vocab_size": VOCAB,
+        "max_positions": 64,
+        "norm_place": "post",
+        "embed_norm": True,
+        "type_vocab": 6,
+        "languages": 3,
+        **changes,
     }
     return initialize(Transformer(TransformerConfig(**values)), 0).eval()

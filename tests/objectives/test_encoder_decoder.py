@@ -93,10 +93,12 @@ def test_a_tiny_model_learns_to_translate() -> None:
     """Every word has one translation: the loss falls well below that of guessing."""
     objective = Translate(TranslateConfig(label_smoothing=0.0), FULL)
     batch = pairs(16)
-    batch = pair_batch([
-        TextPair(row[row >= SPECIAL].tolist(), ((row[row >= SPECIAL] + 50) % 100 + SPECIAL).tolist())
-        for row in batch.ids
-    ])
+    batch = pair_batch(
+        [
+            TextPair(row[row >= SPECIAL].tolist(), ((row[row >= SPECIAL] + 50) % 100 + SPECIAL).tolist())
+            for row in batch.ids
+        ]
+    )
     net, views = model().train(), objective.build(batch, [])
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
     losses = []

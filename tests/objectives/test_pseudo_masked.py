@@ -29,8 +29,17 @@ def objective(**changes: float) -> PseudoMaskedLM:
 
 def unilm(**changes: object) -> Transformer:
     config = TransformerConfig(
-        d_model=16, n_heads=2, n_layers=3, d_ff=32, vocab_size=VOCAB, max_positions=64, norm_place="post",
-        embed_norm=True, positions=(Absolute(), T5Bias()), head_transform=True, **changes,
+        d_model=16,
+        n_heads=2,
+        n_layers=3,
+        d_ff=32,
+        vocab_size=VOCAB,
+        max_positions=64,
+        norm_place="post",
+        embed_norm=True,
+        positions=(Absolute(), T5Bias()),
+        head_transform=True,
+        **changes,
     )
     return initialize(Transformer(config), 0).eval()
 

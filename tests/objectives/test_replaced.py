@@ -29,8 +29,15 @@ from objectives.test_masked import SPECIAL, VOCAB, generators, text
 
 TOKEN, POSITION = "embeddings.token.weight", "embeddings.position.weight"
 SHAPE = TransformerConfig(
-    d_model=16, n_heads=2, n_layers=2, d_ff=32, vocab_size=VOCAB, max_positions=64, norm_place="post",
-    embed_norm=True, head="replaced",
+    d_model=16,
+    n_heads=2,
+    n_layers=2,
+    d_ff=32,
+    vocab_size=VOCAB,
+    max_positions=64,
+    norm_place="post",
+    embed_norm=True,
+    head="replaced",
 )
 
 

@@ -75,7 +75,7 @@ def test_rates_of_noise_and_masks() -> None:
     for mode in ("shift", "pseudo"):
         out = view(s2s(mode=mode, target_mask_rate=0.4, max_target=1000), long)
         clean = view(s2s(mode=mode, target_mask_rate=0.0, max_target=1000), long)
-        told = (clean.probe[0] if mode == "pseudo" else torch.zeros_like(clean.ids[0], dtype=torch.bool))
+        told = clean.probe[0] if mode == "pseudo" else torch.zeros_like(clean.ids[0], dtype=torch.bool)
         differs = (out.ids != clean.ids)[0][~told].float().mean().item()
         assert differs == pytest.approx(0.4 * 0.9, abs=0.05)
         assert torch.equal(out.labels, clean.labels)
@@ -120,8 +120,10 @@ def test_smoothing_has_the_gradient_of_torchs_divergence() -> None:
 
 def test_loss_is_the_mean_log_probability_by_a_decoder_that_knows_no_pseudo_masks() -> None:
     """Mode 2 without noise = one forward a token: source, what was written, one mask."""
-    model, objective = network(), s2s(target_mask_rate=0.0, mask_share=1.0, random_share=0.0,
-                                      label_smoothing=0.0)
+    model, objective = (
+        network(),
+        s2s(target_mask_rate=0.0, mask_share=1.0, random_share=0.0, label_smoothing=0.0),
+    )
     expected = 0.0
     with torch.no_grad():
         total = objective.loss(model, {"s2s": view(objective)})["s2s"].total.item()

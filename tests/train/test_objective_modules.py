@@ -90,8 +90,12 @@ def over_ranks(rank: int, world: int, data: str, folder: str, changes: dict[str,
 def test_it_is_the_same_over_ranks(
     words: Path, tmp_path: Path, zero: int, embeddings: str, precision: str
 ) -> None:
-    changes = {"train__steps": 3, "train__checkpoint_every": 0, "objective__embeddings": embeddings,
-               "train__precision": precision}
+    changes = {
+        "train__steps": 3,
+        "train__checkpoint_every": 0,
+        "objective__embeddings": embeddings,
+        "train__precision": precision,
+    }
     alone = over_ranks(0, 1, str(words), str(tmp_path / "one"), changes)
     two = run_ranks(over_ranks, 2, str(words), str(tmp_path / "two"), {**changes, "plan__zero": zero})[0]
     assert alone.keys() == two.keys()
@@ -113,8 +117,15 @@ CONTRAST = {"kind": "xlco", "layer": 1, "queue": 40, "momentum": 0.9}
 SHAPE = {"d_model": 16, "n_heads": 2, "d_ff": 32, "max_positions": 64}
 
 
-def over_pairs(rank: int, world: int, data: str, folder: str, pairs: str, changes: dict[str, Any],
-               objective: dict[str, Any] = CONTRAST) -> Curve:
+def over_pairs(
+    rank: int,
+    world: int,
+    data: str,
+    folder: str,
+    pairs: str,
+    changes: dict[str, Any],
+    objective: dict[str, Any] = CONTRAST,
+) -> Curve:
     """A run on pairs; with the contrast, queue, copy and network are one state."""
     model = {**SHAPE, "n_layers": 2, "type_vocab": 6}
     if objective["kind"] in ("dae", "mt"):
@@ -169,8 +180,13 @@ def test_every_other_objective_trains(
     words: Path, pairs: Path, tmp_path: Path, kind: str, precision: str
 ) -> None:
     """It goes through data, planner, steps and scoring; and it learns a little of so small a language."""
-    changes: dict[str, Any] = {"train__steps": 8, "train__precision": precision, "data__seq_len": 24,
-                               "train__batch_tokens": 192, "optim__lr": 0.02}
+    changes: dict[str, Any] = {
+        "train__steps": 8,
+        "train__precision": precision,
+        "data__seq_len": 24,
+        "train__batch_tokens": 192,
+        "optim__lr": 0.02,
+    }
     where: str | None = str(pairs)
     if kind in ("pmlm", "unilm", "dae"):
         where, changes["train__eval_every"] = None, 8

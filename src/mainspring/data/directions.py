@@ -47,9 +47,7 @@ def directed(ids: Ints, cut: int, direction: Direction, first: int, separator: i
         index = np.arange(row.length)
         return row._replace(rank=index if direction == "left_to_right" else index[::-1].copy())
     one = token_row(np.concatenate([[first], ids[:cut], [separator]]), type=kinds[0], doc=doc)
-    two = token_row(
-        np.concatenate([ids[cut:], [separator]]), start=one.length, type=kinds[1], doc=doc,
-    )
+    two = token_row(np.concatenate([ids[cut:], [separator]]), start=one.length, type=kinds[1], doc=doc)
     if direction == "seq2seq":
         two = two._replace(rank=np.arange(1, two.length + 1))
     return join([one, two])

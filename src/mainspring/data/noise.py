@@ -52,8 +52,10 @@ def corrupted(ids: Ints, noise: Bools, sentinels: Sequence[int]) -> tuple[Ints, 
     starts &= noise
     marks = np.asarray(sentinels, np.int64)[np.clip(number, 0, len(sentinels) - 1)]
     source = np.where(starts, marks, ids)[~noise | starts]
-    pieces = [np.concatenate([marks[at : at + 1], ids[noise & (number == number[at])]])
-              for at in np.flatnonzero(starts)]
+    pieces = [
+        np.concatenate([marks[at : at + 1], ids[noise & (number == number[at])]])
+        for at in np.flatnonzero(starts)
+    ]
     return source, np.concatenate(pieces) if pieces else np.zeros(0, np.int64)
 
 

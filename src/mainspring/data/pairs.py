@@ -63,7 +63,11 @@ class PairData:
 
     @classmethod
     def encode(
-        cls, pairs: Iterable[tuple[str, str]], tokenizer: Tokenizer, *, langs: tuple[int, int] = (0, 0),
+        cls,
+        pairs: Iterable[tuple[str, str]],
+        tokenizer: Tokenizer,
+        *,
+        langs: tuple[int, int] = (0, 0),
         max_tokens: int = 254,
     ) -> PairData:
         """Encode pairs, in their order.

@@ -23,12 +23,7 @@ from mainspring.data.token_row import Bools, Ints, TokenRow, join
 
 
 def draw_blocks(
-    maskable: Bools,
-    doc: Ints,
-    rate: float,
-    block_share: float,
-    longest: int,
-    rng: np.random.Generator,
+    maskable: Bools, doc: Ints, rate: float, block_share: float, longest: int, rng: np.random.Generator
 ) -> list[Ints]:
     """Blocks of neighbouring tokens in the order in which they are to be predicted (3.3, algorithm 1).
 

@@ -15,8 +15,9 @@ from mainspring.data.pair_batch import Sides
 from mainspring.data.token_row import Ints, TokenRow, join, token_row
 
 
-def translation_row(sides: Sides, first: int | None, separator: int, *, reset_positions: bool,
-                    doc: int = 0) -> TokenRow:
+def translation_row(
+    sides: Sides, first: int | None, separator: int, *, reset_positions: bool, doc: int = 0
+) -> TokenRow:
     """`</s> A </s> </s> B </s>` with positions that begin again at B, or `<s> A </s> B </s>` with positions
     that go on.
 
@@ -35,18 +36,23 @@ def translation_row(sides: Sides, first: int | None, separator: int, *, reset_po
     one = token_row(_enclosed(opening, source.ids, separator), lang=int(source.lang[0]), doc=doc)
     two = token_row(
         _enclosed([separator] if reset_positions else [], target.ids, separator),
-        start=0 if reset_positions else one.length, lang=int(target.lang[0]), doc=doc,
+        start=0 if reset_positions else one.length,
+        lang=int(target.lang[0]),
+        doc=doc,
     )
     return join([one, two])
 
 
-def translation_rows(pairs: Sequence[Sides], first: int | None, separator: int, *,
-                     reset_positions: bool) -> TokenRow:
+def translation_rows(
+    pairs: Sequence[Sides], first: int | None, separator: int, *, reset_positions: bool
+) -> TokenRow:
     """The pairs of a row, one after another; none sees another."""
-    return join([
-        translation_row(sides, first, separator, reset_positions=reset_positions, doc=doc)
-        for doc, sides in enumerate(pairs)
-    ])
+    return join(
+        [
+            translation_row(sides, first, separator, reset_positions=reset_positions, doc=doc)
+            for doc, sides in enumerate(pairs)
+        ]
+    )
 
 
 def sentence_row(parts: Sequence[TokenRow], first: int | None, separator: int) -> TokenRow:

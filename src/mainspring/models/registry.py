@@ -38,12 +38,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         ),
         "xlm_r": Family("xlm_r", xlm_r.PRESETS, xlm_r.WEIGHTS, "xlm-roberta", xlm_r.to_hf, xlm_r.from_hf),
         "xlm_r_xl": Family(
-            "xlm_r_xl",
-            xlm_r_xl.PRESETS,
-            xlm_r_xl.WEIGHTS,
-            "xlm-roberta-xl",
-            xlm_r_xl.to_hf,
-            xlm_r_xl.from_hf,
+            "xlm_r_xl", xlm_r_xl.PRESETS, xlm_r_xl.WEIGHTS, "xlm-roberta-xl", xlm_r_xl.to_hf, xlm_r_xl.from_hf
         ),
         "xlm": Family("xlm", xlm.PRESETS, xlm.WEIGHTS, "xlm", xlm.to_hf, xlm.from_hf),
         "xlm_e": Family("xlm_e", xlm_e.PRESETS, xlm_e.WEIGHTS, "xlm-e", xlm_e.to_hf, xlm_e.from_hf),

@@ -103,9 +103,7 @@ class SelfAttention(nn.Module):
         q, v = self.qv_bias.view(-1, 2, self.head_dim).unbind(1)
         return torch.stack([q, torch.zeros_like(q), v], dim=1).view(-1)
 
-    def _by_distance(
-        self, q: Tensor, k: Tensor, v: Tensor, sight: Sight, store: LayerCache | None
-    ) -> Tensor:
+    def _by_distance(self, q: Tensor, k: Tensor, v: Tensor, sight: Sight, store: LayerCache | None) -> Tensor:
         assert self.disentangled is not None and sight.relative is not None
         if store is not None:
             k, v = (t.transpose(1, 2) for t in store.append(k.transpose(1, 2), v.transpose(1, 2)))

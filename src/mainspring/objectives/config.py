@@ -227,9 +227,18 @@ class UnicoderConfig(ReplacementConfig):
 
 
 ObjectiveConfig = Annotated[
-    CausalConfig | MaskedConfig | PseudoMaskedConfig | PrefixConfig | Seq2SeqConfig | UnilmConfig
-    | ReplacedConfig | TranslationConfig | ContrastConfig
-    | DenoisingConfig | TranslateConfig | UnicoderConfig,
+    CausalConfig
+    | MaskedConfig
+    | PseudoMaskedConfig
+    | PrefixConfig
+    | Seq2SeqConfig
+    | UnilmConfig
+    | ReplacedConfig
+    | TranslationConfig
+    | ContrastConfig
+    | DenoisingConfig
+    | TranslateConfig
+    | UnicoderConfig,
     Field(discriminator="kind"),
 ]
 """Any objective."""

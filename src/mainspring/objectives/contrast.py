@@ -47,7 +47,9 @@ class CrossLingualContrast:
         self._separator = required(vocabulary.separator, "separator", config.kind)
         self._replacement = Replacement(config, vocabulary, config.kind)
         translation = TranslationConfig(
-            rate=config.rate, reset_positions=False, mask_share=config.mask_share,
+            rate=config.rate,
+            reset_positions=False,
+            mask_share=config.mask_share,
             random_share=config.random_share,
         )
         self._translation = TranslationLM(translation, vocabulary)

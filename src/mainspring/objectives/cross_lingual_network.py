@@ -34,8 +34,14 @@ class CrossLingualNetwork(nn.Module):
     def remat(self, on: bool) -> None:
         self.network.remat = on
 
-    def forward(self, batch: TokenBatch, *, part: Literal["network", "recover", "classify"] = "network",
-                other: TokenBatch | None = None, select: Tensor | None = None) -> Any:
+    def forward(
+        self,
+        batch: TokenBatch,
+        *,
+        part: Literal["network", "recover", "classify"] = "network",
+        other: TokenBatch | None = None,
+        select: Tensor | None = None,
+    ) -> Any:
         """The network's output; that output where it reads `batch` rebuilt from `other`; or class scores
         [B, 2].
         """

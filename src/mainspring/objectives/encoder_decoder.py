@@ -68,8 +68,9 @@ class EncoderDecoder:
 
     def _target(self, ids: Ints, lang: int) -> TokenRow:
         """`[SEP] target`, labelled `target [SEP]`."""
-        row = token_row(np.concatenate([[self._end], ids]).astype(np.int64), lang=lang,
-                        rank=np.arange(len(ids) + 1))
+        row = token_row(
+            np.concatenate([[self._end], ids]).astype(np.int64), lang=lang, rank=np.arange(len(ids) + 1)
+        )
         return row._replace(labels=np.concatenate([ids, [self._end]]).astype(np.int64))
 
 

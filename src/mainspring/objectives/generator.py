@@ -111,8 +111,14 @@ def generator_config(config: TransformerConfig, changes: dict[str, Any]) -> Tran
             "preset of electra, or set model.config.head = 'replaced'"
         )
     values = config.model_dump(mode="json") | {
-        "n_layers": max(1, config.n_layers // 2), "head": "tokens", "head_context": False,
-        "head_transform": True, "head_bias": True, "tied": True, "pooler": False, "pair_classes": 0,
+        "n_layers": max(1, config.n_layers // 2),
+        "head": "tokens",
+        "head_context": False,
+        "head_transform": True,
+        "head_bias": True,
+        "tied": True,
+        "pooler": False,
+        "pair_classes": 0,
     }
     return parse(TransformerConfig, values | changes)
 

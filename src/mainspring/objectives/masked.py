@@ -46,7 +46,9 @@ class MaskedLM(LabelledView):
             ids[row, hide] = self._replacement.draw(ids[row, hide], rng)
         device = batch.ids.device
         view = bidirectional_batch(
-            torch.from_numpy(ids).to(device), doc=batch.doc, valid=batch.valid,
+            torch.from_numpy(ids).to(device),
+            doc=batch.doc,
+            valid=batch.valid,
             labels=torch.from_numpy(labels).to(device),
         )
         return {self.NAME: view._replace(pos=batch.pos, type=batch.type, lang=batch.lang)}
@@ -61,8 +63,16 @@ class MaskedLM(LabelledView):
         return mask_row(starts, maskable, self.config.rate, self.config.max_ngram, rng, doc=doc)
 
 
-def mask_row(starts: Bools, maskable: Bools, rate: float, max_ngram: int, rng: np.random.Generator, *,
-             doc: Ints | None = None, shares: Sequence[float] | None = None) -> Bools:
+def mask_row(
+    starts: Bools,
+    maskable: Bools,
+    rate: float,
+    max_ngram: int,
+    rng: np.random.Generator,
+    *,
+    doc: Ints | None = None,
+    shares: Sequence[float] | None = None,
+) -> Bools:
     """Choose the tokens of a row to predict: bool [T].
 
     Runs of 1..`max_ngram` whole words, which never overlap, never leave a document and never hold a token

@@ -68,8 +68,13 @@ class MomentumContrast(nn.Module):
     def remat(self, on: bool) -> None:
         self.network.remat = on
 
-    def forward(self, batch: TokenBatch, *, part: Literal["network", "query", "key"] = "network",
-                select: Tensor | None = None) -> Any:
+    def forward(
+        self,
+        batch: TokenBatch,
+        *,
+        part: Literal["network", "query", "key"] = "network",
+        select: Tensor | None = None,
+    ) -> Any:
         """The network's output; or the queries or keys of rows, [B, D] in fp32, which `select` does not
         concern."""
         if part == "network":

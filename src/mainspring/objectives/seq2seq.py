@@ -61,12 +61,17 @@ class Seq2Seq:
     def _row(self, source: TokenRow, target: TokenRow, rng: np.random.Generator) -> TokenRow:
         config, draw = self.config, self._replacement.draw
         given = seq2seq.source_row(
-            source.ids[: config.max_source], self._first, self._separator, type=config.source_type,
+            source.ids[: config.max_source],
+            self._first,
+            self._separator,
+            type=config.source_type,
             lang=int(source.lang[0]),
         )
         asked = seq2seq.target_row(
-            seq2seq.framed(target.ids[: config.max_target], None, self._separator), given.length,
-            type=config.target_type, lang=int(target.lang[0]),
+            seq2seq.framed(target.ids[: config.max_target], None, self._separator),
+            given.length,
+            type=config.target_type,
+            lang=int(target.lang[0]),
         )
         chosen = rng.random(asked.length) < config.target_mask_rate
         if config.mode == "masked":

@@ -123,7 +123,9 @@ class Unicoder:
             step = int(rng.integers(1, len(pairs)))
             target = pairs[(index + step) % len(pairs)][1]
         row = translation_row(
-            (source, target), self.vocabulary.first, self._separator,
+            (source, target),
+            self.vocabulary.first,
+            self._separator,
             reset_positions=self.config.reset_positions,
         )
         labels = np.full(row.length, IGNORE)

@@ -67,7 +67,12 @@ class UnilmMixture(LabelledView):
         alone = np.ones(laid.length, bool)
         several = self.config.ngram_share / 2
         hidden = mask_row(
-            alone, maskable, self.config.rate, 3, rng, doc=laid.doc,
+            alone,
+            maskable,
+            self.config.rate,
+            3,
+            rng,
+            doc=laid.doc,
             shares=(1 - self.config.ngram_share, several, several),
         )
         return laid.hide(hidden, self._replacement.draw(laid.ids[hidden], rng))

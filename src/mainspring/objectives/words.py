@@ -40,8 +40,16 @@ class Vocabulary(NamedTuple):
     """What fills rows up."""
 
     @classmethod
-    def of(cls, tokens: Sequence[str], special: Collection[int], mask: int | None, *,
-           first: int | None = None, separator: int | None = None, pad: int = 0) -> Self:
+    def of(
+        cls,
+        tokens: Sequence[str],
+        special: Collection[int],
+        mask: int | None,
+        *,
+        first: int | None = None,
+        separator: int | None = None,
+        pad: int = 0,
+    ) -> Self:
         """Work the facts out from the spelling of the tokens (`tokens[i]` spells token i)."""
         kind = _spelling(tokens)
         begins = np.zeros(len(tokens), bool)
@@ -57,8 +65,14 @@ class Vocabulary(NamedTuple):
         """The facts of a tokenizer."""
         tokens = [tokenizer.token(index) or "" for index in range(tokenizer.vocab_size)]
         separator = tokenizer.separator if tokenizer.sep is None else tokenizer.sep
-        return cls.of(tokens, tokenizer.special_ids, tokenizer.mask, first=tokenizer.cls,
-                      separator=separator, pad=tokenizer.pad or 0)
+        return cls.of(
+            tokens,
+            tokenizer.special_ids,
+            tokenizer.mask,
+            first=tokenizer.cls,
+            separator=separator,
+            pad=tokenizer.pad or 0,
+        )
 
 
 def word_starts(ids: Ints, vocabulary: Vocabulary, doc: Ints | None = None, longest: int = 16) -> Bools:

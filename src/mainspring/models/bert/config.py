@@ -32,11 +32,7 @@ def bert(d_model: int, n_layers: int, n_heads: int, **other: Any) -> Transformer
 
 
 PRESETS: Mapping[str, TransformerConfig] = MappingProxyType(
-    {
-        "tiny": bert(128, 2, 2),
-        "base": bert(768, 12, 12),
-        "large": bert(1024, 24, 16),
-    }
+    {"tiny": bert(128, 2, 2), "base": bert(768, 12, 12), "large": bert(1024, 24, 16)}
 )
 """Published sizes (110 and 335 million parameters) after a tiny one."""
 

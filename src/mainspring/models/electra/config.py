@@ -66,11 +66,7 @@ def to_hf(config: TransformerConfig) -> dict[str, Any]:
     make = generator if config.head == "tokens" else electra
     differences(config, make(config.d_model, config.depth, config.n_heads), (*FREE, "embed_dim"), "ELECTRA")
     require_gelu(config, "ELECTRA")
-    classes = {
-        "none": "ElectraModel",
-        "replaced": "ElectraForPreTraining",
-        "tokens": "ElectraForMaskedLM",
-    }
+    classes = {"none": "ElectraModel", "replaced": "ElectraForPreTraining", "tokens": "ElectraForMaskedLM"}
     return {
         "architectures": [classes[config.head]],
         "model_type": "electra",

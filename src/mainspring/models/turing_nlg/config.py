@@ -13,9 +13,6 @@ from mainspring.models.gpt2.config import gpt2
 from mainspring.nn.config import TransformerConfig
 
 PRESETS: Mapping[str, TransformerConfig] = MappingProxyType(
-    {
-        "tiny": gpt2(128, 4, 4, vocab_size=8192, max_positions=256),
-        "17b": gpt2(4256, 78, 28, vocab_rows=50688),
-    }
+    {"tiny": gpt2(128, 4, 4, vocab_size=8192, max_positions=256), "17b": gpt2(4256, 78, 28, vocab_rows=50688)}
 )
 """The published model (17,178,680,064 parameters with the rows that pad its vocabulary) after a tiny one."""

@@ -45,10 +45,7 @@ def zcode(
 
 
 PRESETS: Mapping[str, TransformerConfig] = MappingProxyType(
-    {
-        "tiny": zcode(128, 2, 1, 2, vocab_size=8192, max_positions=256),
-        "m3-dense": zcode(1024, 24, 12, 16),
-    }
+    {"tiny": zcode(128, 2, 1, 2, vocab_size=8192, max_positions=256), "m3-dense": zcode(1024, 24, 12, 16)}
 )
 """The dense base (0.64 billion parameters; published as 0.7) after a tiny one."""
 
