@@ -50,7 +50,7 @@ class Saver:
         self.group: dist.ProcessGroup | None = dist.new_group(backend="gloo") if many else None
         if self.group is None or dist.get_rank() == 0:
             sweep(folder)
-        self._running: tuple[int, Future[Path]] | None = None
+        self._running: tuple[int, Future[Path], Thread] | None = None
 
     def start(self, step: int, tensors: Mapping[str, Tensor], run: Mapping[str, Any]) -> Outcome | None:
         """Copy the tensors and begin to write them; returns the outcome of the save before, which it waits
@@ -73,8 +73,9 @@ class Saver:
                 stager.close()
 
         # A daemon: a run that fails while a save waits for a lost rank has to be able to end.
-        Thread(target=work, name=f"checkpoint-{step}", daemon=True).start()
-        self._running = step, future
+        thread = Thread(target=work, name=f"checkpoint-{step}", daemon=True)
+        thread.start()
+        self._running = step, future, thread
         return before
 
     def poll(self) -> Outcome | None:
@@ -89,10 +90,12 @@ class Saver:
         """
         if self._running is None:
             return None
-        step, future = self._running
+        step, future, thread = self._running
         try:
             outcome = Outcome(step, future.result(timeout), None)
         except CheckpointError as error:
             outcome = Outcome(step, None, error)
+        # To its very end: an interpreter that exits while a daemon is in native code aborts the process.
+        thread.join()
         self._running = None
         return outcome
