@@ -34,6 +34,10 @@ class Sight:
     """Scores that each layer gates before it adds them, [B or 1, H, Tq, Tk]; `mask` is then bool or None."""
     relative: Relative | None = None
     """Distances of the tokens, for disentangled attention; it holds the mask then."""
+    lead: int = 0
+    """So many tokens at the beginning see one another alone, by `lead_mask`; `mask` is then the others'."""
+    lead_mask: Tensor | None = None
+    """bool or float, broadcastable to [B, H, lead, lead]."""
 
 
 class SelfAttention(nn.Module):
@@ -152,9 +156,26 @@ class CrossAttention(nn.Module):
 
 def attend(q: Tensor, k: Tensor, v: Tensor, sight: Sight, scale: float | None, dropout: float) -> Tensor:
     """softmax(q k^T * scale + mask) v over [B, H, T, E]; a query that may see nothing gives 0."""
-    mask = sight.mask
-    if mask is not None and mask.is_floating_point():
-        mask = mask.to(q.dtype)
-    return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=sight.is_causal, scale=scale
-    )
+    mask, lead = _typed(sight.mask, q), sight.lead
+    if not lead:
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=sight.is_causal, scale=scale
+        )
+    first, rest = q.split_with_sizes([lead, q.shape[2] - lead], dim=2)
+    parts = [
+        F.scaled_dot_product_attention(
+            first,
+            k[:, :, :lead],
+            v[:, :, :lead],
+            attn_mask=_typed(sight.lead_mask, q),
+            dropout_p=dropout,
+            scale=scale,
+        ),
+        F.scaled_dot_product_attention(rest, k, v, attn_mask=mask, dropout_p=dropout, scale=scale),
+    ]
+    return torch.cat(parts, dim=2)
+
+
+def _typed(mask: Tensor | None, q: Tensor) -> Tensor | None:
+    """Scores in the dtype of the queries; other masks as they are."""
+    return mask.to(q.dtype) if mask is not None and mask.is_floating_point() else mask

@@ -44,6 +44,11 @@ class Facts(NamedTuple):
     max_position: int = -1
     min_id: int = 0
     max_id: int = -1
+    lead: int = 0
+    """So many tokens at the beginning of every row, half of it or more, are of one rank and see none of the
+    others (the text of a pseudo-masked row); 0: there are no such, or they are all."""
+    leading: Facts | None = None
+    """The facts of those tokens."""
 
 
 def allow(queries: TokenBatch, keys: TokenBatch | None = None) -> Tensor:
@@ -88,6 +93,7 @@ def inspect(batch: TokenBatch) -> Facts:
     rank, doc = batch.rank, batch.doc
     yes = torch.ones((), dtype=torch.int64, device=rank.device)
     plain = batch.probe is None
+    lead, unseen, inside = _leading(batch)
     found = torch.stack(
         [
             (rank[:, 1:] > rank[:, :-1]).all().long() if plain else yes * 0,
@@ -98,10 +104,42 @@ def inspect(batch: TokenBatch) -> Facts:
             batch.pos.max(),
             batch.ids.min(),
             batch.ids.max(),
+            lead,
+            unseen.long(),
+            *(fact.long() for fact in inside),
         ]
     ).tolist()
     rising, flat, one_doc, all_valid, shared = (bool(f) for f in found[:5])
-    return Facts(rising and one_doc and all_valid, flat and one_doc, all_valid, shared, *found[5:])
+    limits, count = found[5:8], found[8]
+    facts = Facts(rising and one_doc and all_valid, flat and one_doc, all_valid, shared, *limits)
+    length = rank.shape[1]
+    if facts.causal or not found[9] or not length <= 2 * count < 2 * length:
+        return facts
+    one_doc, all_valid, shared = (bool(f) for f in found[10:])
+    return facts._replace(lead=count, leading=Facts(False, one_doc, all_valid, shared, *limits))
+
+
+def _leading(batch: TokenBatch) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """How many tokens go before the first that differs in rank or is a probe, in whichever row.
+
+    Returns:
+        Their number; whether they see none that come after; whether they are of one document, all valid,
+        and at the same positions in every row.
+    """
+    rank, first = batch.rank, batch.rank[:, :1]
+    same = rank == first if batch.probe is None else (rank == first) & ~batch.probe
+    leading = same.all(dim=0).long().cumprod(dim=0).bool()
+    later = rank > first if batch.probe is None else (rank > first) | batch.probe
+    if batch.valid is not None:
+        later = later | ~batch.valid
+    yes = leading.new_ones(())
+    doc, valid = batch.doc, batch.valid
+    inside = [
+        yes if doc is None else ((doc == doc[:, :1]) | ~leading).all(),
+        yes if valid is None else (valid | ~leading).all(),
+        ((batch.pos == batch.pos[:1]) | ~leading).all(),
+    ]
+    return leading.sum(), (leading | later).all(), inside
 
 
 def sdpa_mask(queries: TokenBatch, keys: TokenBatch | None = None, facts: Facts | None = None) -> SdpaMask:
@@ -125,6 +163,23 @@ def sdpa_mask(queries: TokenBatch, keys: TokenBatch | None = None, facts: Facts 
             return SdpaMask(None, False)
         return SdpaMask(queries.valid[:, None, None, :], False)
     return SdpaMask(allow(queries), False)
+
+
+def part_masks(batch: TokenBatch, facts: Facts) -> tuple[SdpaMask, Tensor]:
+    """The rule in two parts: of the first `facts.lead` tokens to one another, of the rest to all.
+
+    Args:
+        batch: B rows of T tokens.
+        facts: `inspect(batch)`, with a `lead`.
+
+    Returns:
+        Arguments of scaled_dot_product_attention for the first, and who of the rest sees whom: bool
+        [B, 1, T - lead, T].
+    """
+    at = facts.lead
+    lead = TokenBatch._make(None if t is None else t[:, :at] for t in batch)
+    rest = TokenBatch._make(None if t is None else t[:, at:] for t in batch)
+    return sdpa_mask(lead, facts=facts.leading), allow(rest, batch)
 
 
 def source_mask(queries: TokenBatch, source: TokenBatch) -> SdpaMask:

@@ -110,3 +110,26 @@ class RelativeBias(nn.Module):
             0, 3, 1, 2
         )
         return scores if mask is None else scores.masked_fill(~mask, -math.inf)
+
+    def parts(self, pos: Tensor, lead: int, shared: bool, largest: int) -> tuple[Tensor, Tensor]:
+        """Scores of the first `lead` tokens C with one another, and of the rest A with all T of them.
+
+        Where C are at the same positions in every row, the scores of a position with C are looked up once
+        and copied to the tokens that stand there, in place of a look-up for each pair of each row.
+
+        Args:
+            pos: positions, int64 [B or 1, T], from 0.
+            lead: number of tokens C.
+            shared: whether C are at the same positions in every row.
+            largest: the largest position.
+
+        Returns:
+            [B or 1, heads, C, C] and [B or 1, heads, A, T].
+        """
+        first, rest = pos[:, :lead], pos[:, lead:]
+        if not shared or largest >= 2 * lead:
+            return self(first, first, None), self(rest, pos, None)
+        every = torch.arange(largest + 1, device=pos.device)[None]
+        rows = self(every, first[:1], None)[0].contiguous()
+        near = rows.index_select(1, rest.flatten()).unflatten(1, rest.shape).transpose(0, 1)
+        return rows.index_select(1, first[0])[None], torch.cat([near, self(rest, rest, None)], dim=-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -19,7 +20,7 @@ from mainspring.nn.embedding import Embeddings
 from mainspring.nn.gate import PositionGate
 from mainspring.nn.head import LanguageHead, Pooler, make_head
 from mainspring.nn.init import Initial, declare
-from mainspring.nn.masks import Facts, inspect, sdpa_mask, source_mask
+from mainspring.nn.masks import Facts, inspect, part_masks, sdpa_mask, source_mask
 from mainspring.nn.positions import RelativeBias, rotary_angles
 
 
@@ -186,6 +187,9 @@ class Transformer(nn.Module):
     def _sight(
         self, batch: TokenBatch, keys: TokenBatch | None, facts: Facts, bias: RelativeBias | None
     ) -> Sight:
+        gated = bias is not None and bias.config.gate is not None
+        if facts.lead and keys is None and self.distances is None and not gated:
+            return self._sight_by_parts(batch, facts, bias)
         mask, causal = sdpa_mask(batch, keys, facts)
         pos = batch.pos[:1] if facts.shared_positions else batch.pos
         if self.distances is not None:
@@ -204,6 +208,20 @@ class Transformer(nn.Module):
         if bias.config.gate is not None:
             return Sight(mask, False, angles, bias(pos, keys_pos, None))
         return Sight(bias(pos, keys_pos, mask), False, angles)
+
+    def _sight_by_parts(self, batch: TokenBatch, facts: Facts, bias: RelativeBias | None) -> Sight:
+        """What `_sight` gives, in two parts: the first tokens see one another alone, the rest see all."""
+        (lead, _), rest = part_masks(batch, facts)
+        pos = batch.pos[:1] if facts.shared_positions else batch.pos
+        rotary = self.config.rotary
+        angles = None if rotary is None else rotary_angles(pos, self.config.head_width, rotary)
+        if bias is None:
+            return Sight(rest, False, angles, lead=facts.lead, lead_mask=lead)
+        assert facts.leading is not None
+        first, later = bias.parts(pos, facts.lead, facts.leading.shared_positions, facts.max_position)
+        first = first if lead is None else first.masked_fill(~lead, -math.inf)
+        later = later.masked_fill(~rest, -math.inf)
+        return Sight(later, False, angles, lead=facts.lead, lead_mask=first)
 
     def _inspect(self, batch: TokenBatch) -> Facts:
         facts, config = inspect(batch), self.config

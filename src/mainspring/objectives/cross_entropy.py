@@ -1,4 +1,4 @@
-"""Summed cross entropy whose gradient is made in the forward pass, a few rows at a time.
+"""Cross entropy whose gradient is made in the forward pass, a few rows at a time.
 
 d loss / d logits = softmax(logits) - onehot(label): with the softmax at hand, the gradient is too. So one
 pass over pieces that stay in the cache replaces a cast of all logits to fp32, a log-softmax, and its
@@ -29,8 +29,20 @@ def summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         logits: [N, V], any floating dtype.
         labels: [N] int64; rows with `IGNORE` count nothing.
     """
-    total: Tensor = _SummedCrossEntropy.apply(logits, labels)  # type: ignore[no-untyped-call]
-    return total
+    return cross_entropies(logits, labels).sum()
+
+
+def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
+    """-log softmax(logits)[label] of each row, computed in fp32: fp32 [N], 0 where the label is `IGNORE`.
+
+    Sums over parts of the rows then need no copies of the logits.
+
+    Args:
+        logits: [N, V], any floating dtype.
+        labels: [N] int64.
+    """
+    terms: Tensor = _CrossEntropies.apply(logits, labels)  # type: ignore[no-untyped-call]
+    return terms
 
 
 def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float, pad: int = 0) -> Tensor:
@@ -56,11 +68,11 @@ def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float, pad
     return terms.masked_fill(labels == IGNORE, 0.0).sum()
 
 
-class _SummedCrossEntropy(torch.autograd.Function):
+class _CrossEntropies(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
         gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
-        total = torch.zeros((), dtype=torch.float32, device=logits.device)
+        every = torch.empty(labels.shape, dtype=torch.float32, device=logits.device)
         for start, rows in _pieces(logits):
             piece, label = logits[start : start + rows], labels[start : start + rows]
             ignored = label == IGNORE
@@ -71,13 +83,13 @@ class _SummedCrossEntropy(torch.autograd.Function):
             # underflows.
             normaliser = largest.float() - softmax.gather(1, where).log()
             terms = normaliser - piece.gather(1, target).float()
-            total += terms.masked_fill(ignored[:, None], 0.0).sum()
+            every[start : start + rows] = terms.masked_fill(ignored[:, None], 0.0)[:, 0]
             if gradient is not None:
                 softmax.scatter_add_(1, target, torch.full_like(terms, -1.0))
                 softmax.masked_fill_(ignored[:, None], 0.0)
                 gradient[start : start + rows] = softmax
         ctx.save_for_backward(gradient)
-        return total
+        return every
 
     @staticmethod
     @once_differentiable
@@ -86,7 +98,8 @@ class _SummedCrossEntropy(torch.autograd.Function):
         scaled = torch.empty_like(gradient)
         for start, rows in _pieces(gradient):
             # In fp32: a factor rounded to bf16 would scale the whole gradient wrongly.
-            scaled[start : start + rows] = gradient[start : start + rows].float() * grad_output
+            factor = grad_output[start : start + rows, None]
+            scaled[start : start + rows] = gradient[start : start + rows].float() * factor
         return scaled, None
 
 

@@ -17,7 +17,7 @@ from mainspring.data.pseudo_masks import draw_blocks, pseudo_masked_row
 from mainspring.data.token_row import TokenRow, collate, rows_of
 from mainspring.objectives.base import Loss, Views, check_generators, labelled
 from mainspring.objectives.config import PseudoMaskedConfig
-from mainspring.objectives.cross_entropy import summed_cross_entropy
+from mainspring.objectives.cross_entropy import cross_entropies
 from mainspring.objectives.replacement import Replacement
 from mainspring.objectives.words import Vocabulary
 
@@ -54,12 +54,11 @@ class PseudoMaskedLM:
         assert view.labels is not None
         at_probe, at_mask = _parts(view)
         where = at_probe | at_mask
-        logits, labels = model(view, select=where).logits, view.labels[where]
+        terms = cross_entropies(model(view, select=where).logits, view.labels[where])
         losses = {}
         for name, weight, part in ((self.AE, 1.0, at_mask), (self.PAR, self.config.par_weight, at_probe)):
             chosen = part[where]
-            total = summed_cross_entropy(logits[chosen], labels[chosen])
-            losses[name] = Loss(total, weight, int(chosen.sum()))
+            losses[name] = Loss(terms[chosen].sum(), weight, int(chosen.sum()))
         return losses
 
     def _row(self, row: TokenRow, rng: np.random.Generator) -> TokenRow:
