@@ -113,5 +113,5 @@ def finish(
                 for key, value in row.items()
             )
         )
-    print(f"{name}: " + "; ".join(str(bar) for bar in bars), flush=True)
+    print(f"{name}: " + ("; ".join(str(bar) for bar in bars) or "no bars (direction)"), flush=True)
     return 0 if all(bar.met for bar in bars) else 1

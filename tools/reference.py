@@ -122,7 +122,8 @@ def benchmarks() -> str:
             f"accelerator {host['accelerator']}.\n\n"
         )
         parts.append(_table(result["rows"]))
-        parts.append("\n| bar | measured | must be | |\n|---|---|---|---|\n")
+        if result["bars"]:
+            parts.append("\n| bar | measured | must be | |\n|---|---|---|---|\n")
         for bar in result["bars"]:
             sign = "<=" if bar["at_most"] else ">="
             verdict = "met" if bar["met"] else "**missed**"

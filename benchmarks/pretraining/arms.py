@@ -1,0 +1,220 @@
+"""What is compared: for each experiment a plain objective or shape, another, and what both are asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from benchmarks.pretraining import corpora, probes
+from mainspring import objectives
+from mainspring.data.batch import TokenBatch
+from mainspring.data.dataset import TokenData
+from mainspring.data.pseudo_masks import draw_blocks
+from mainspring.data.token_row import TokenRow, collate, rows_of
+from mainspring.models import ModelConfig
+from mainspring.objectives import (
+    ContrastConfig,
+    MaskedConfig,
+    Objective,
+    PseudoMaskedConfig,
+    PseudoMaskedLM,
+    ReplacedConfig,
+    Vocabulary,
+)
+from mainspring.objectives.base import LabelledView, Views
+from mainspring.objectives.replacement import Replacement
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large an experiment is."""
+
+    layers: int = 4
+    width: int = 128
+    heads: int = 4
+    seq_len: int = 64
+    rows: int = 16
+    """Rows of a batch; of pairs twice as many, which are shorter."""
+    steps: int = 1000
+    """Of the plain arm, times what its experiment says; the other takes as many as cost the same FLOPs."""
+    rate: float = 2e-3
+    """Peak learning rate of every arm."""
+    sentences: int = 6000
+    """Of SST-2, to fit the probe."""
+    heldout: int = 512
+    """Rows of held-out text."""
+    languages: int = 24
+
+
+QUICK = Size(layers=2, width=64, heads=2, steps=20, sentences=300, heldout=32, languages=4)
+
+
+class BlocksAlone(LabelledView):
+    """The autoencoding half of a pseudo-masked language model: its blocks, without the steps behind them."""
+
+    NAME = "ae"
+
+    def __init__(self, config: PseudoMaskedConfig, vocabulary: Vocabulary) -> None:
+        self.config, self.vocabulary = config, vocabulary
+        self._replacement = Replacement(config, vocabulary, config.kind)
+
+    def build(self, batch: TokenBatch, rngs: Sequence[np.random.Generator]) -> Views:
+        """Hide blocks of every row."""
+        rows = [self._row(row, rng) for row, rng in zip(rows_of(batch), rngs, strict=True)]
+        return {self.NAME: collate(rows)}
+
+    def _row(self, row: TokenRow, rng: np.random.Generator) -> TokenRow:
+        config, where = self.config, np.zeros(row.length, bool)
+        maskable = ~self.vocabulary.special[row.ids]
+        drawn = (row.doc, config.rate, config.block_share, config.max_block, rng)
+        for block in draw_blocks(maskable, *drawn):
+            where[block] = True
+        row = row._replace(rank=np.zeros_like(row.rank))
+        return row.hide(where, self._replacement.draw(row.ids[where], rng))
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One side of a comparison."""
+
+    name: str
+    objective: Callable[[Vocabulary], Objective]
+    family: str = "bert"
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the configuration beside the size."""
+    pairs: bool = False
+    """Whether it reads pairs."""
+
+    def model(self, size: Size) -> ModelConfig:
+        """The network of a size."""
+        shape = {
+            "d_model": size.width,
+            "n_layers": size.layers,
+            "n_heads": size.heads,
+            "d_ff": 4 * size.width,
+            "max_positions": 128,
+        }
+        return ModelConfig(family=self.family, preset="tiny", config={**shape, **self.fields})
+
+
+Measure = Callable[[nn.Module, TokenData, Path, Size], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Two arms of equal FLOPs on the same text."""
+
+    name: str
+    text: str
+    plain: Arm
+    other: Arm
+    measure: Measure
+    times: int = 1
+    """Steps of the plain arm, in those of the size: some things need longer to show."""
+    untrained: bool = False
+    """Whether to ask an untrained network of the plain shape as well: what the probe finds by itself."""
+
+    @property
+    def arms(self) -> dict[str, Arm]:
+        """All arms by name."""
+        return {arm.name: arm for arm in (self.plain, self.other)}
+
+
+def _built(config: Any) -> Callable[[Vocabulary], Objective]:
+    return lambda vocabulary: objectives.build(config, vocabulary)
+
+
+def probe(network: nn.Module, data: TokenData, texts: Path, size: Size) -> dict[str, float]:
+    """Linear probes: parts of speech of words (UD English-EWT), sentiment of sentences (SST-2)."""
+    tokenizer = data.tokenizer
+    parts = [corpora.tagged(texts / corpora.EWT[0]), corpora.tagged(texts / corpora.EWT_TEST)]
+    words = [probes.first_pieces(network, tokenizer, p[: size.sentences], size.seq_len) for p in parts]
+    found = {"POS accuracy, linear probe": probes.linear_probe(*words)}
+    labelled = []
+    for name in (corpora.SST2, corpora.SST2_TEST):
+        sentences = corpora.sentiments(texts / name, size.sentences)
+        vectors = probes.pooled(network, tokenizer, [text for text, _ in sentences], size.seq_len)
+        labelled.append((vectors, [label for _, label in sentences]))
+    return {**found, "SST-2 accuracy, linear probe": probes.linear_probe(*labelled)}
+
+
+def probe_and_blocks(network: nn.Module, data: TokenData, texts: Path, size: Size) -> dict[str, float]:
+    """The probes, and the autoencoding loss on held-out text, which the plain arm alone is trained for."""
+    blocks = BlocksAlone(PMLM, Vocabulary.of_tokenizer(data.tokenizer))
+    loss = probes.heldout_loss(network, blocks, data, size.seq_len, size.heldout)
+    return {**probe(network, data, texts, size), "held-out loss of hidden blocks": loss}
+
+
+def masked_loss(network: nn.Module, data: TokenData, texts: Path, size: Size) -> dict[str, float]:
+    """Masked language modelling of held-out text."""
+    masked = objectives.build(MLM, Vocabulary.of_tokenizer(data.tokenizer))
+    loss = probes.heldout_loss(network, masked, data, size.seq_len, size.heldout)
+    return {"held-out loss of hidden tokens": loss}
+
+
+def retrieve(network: nn.Module, data: TokenData, texts: Path, size: Size) -> dict[str, float]:
+    """Retrieval of translations by the mean hidden state of the layer that is best on other pairs."""
+    scores: dict[str, list[Any]] = {"dev": [], "test": []}
+    for code in corpora.LANGUAGES[: size.languages]:
+        for part, found in scores.items():
+            sides = zip(*corpora.tatoeba(texts, code, part), strict=True)
+            both = (probes.pooled(network, data.tokenizer, side, size.seq_len) for side in sides)
+            found.append(probes.retrieval(*both))
+    layer = int(np.mean(scores["dev"], axis=0).argmax())
+    return {"Tatoeba retrieval accuracy": float(np.mean(scores["test"], axis=0)[layer])}
+
+
+MLM = MaskedConfig(max_ngram=1)
+PMLM = PseudoMaskedConfig()
+RTD = ReplacedConfig(weight=50.0, embeddings="disentangled")
+XLCO = ContrastConfig(layer=2, queue=2048, momentum=0.99)
+DISTANCES = {"kind": "disentangled", "max_distance": 64, "shared": False, "key_bias": False}
+DEBERTA = MappingProxyType({"positions": [DISTANCES, {"kind": "absolute", "place": "decoder"}]})
+
+EXPERIMENTS = {
+    e.name: e
+    for e in (
+        Experiment(
+            "rtd",
+            "english",
+            Arm("MLM", _built(MLM)),
+            Arm(
+                "RTD, GDES",
+                _built(RTD),
+                fields={"head": "replaced", "head_transform": False, "head_bias": False},
+            ),
+            probe,
+            untrained=True,
+        ),
+        Experiment(
+            "pmlm",
+            "english",
+            Arm("AE", lambda vocabulary: BlocksAlone(PMLM, vocabulary)),
+            Arm("AE + PAR", lambda vocabulary: PseudoMaskedLM(PMLM, vocabulary)),
+            probe_and_blocks,
+        ),
+        Experiment(
+            "xlco",
+            "bilingual",
+            Arm("MMLM", _built(MLM)),
+            Arm("XlCo + TLM", _built(XLCO), pairs=True),
+            retrieve,
+            times=2,
+            untrained=True,
+        ),
+        Experiment(
+            "deberta",
+            "english",
+            Arm("BERT shape", _built(MLM)),
+            Arm("DeBERTa shape", _built(MLM), family="deberta", fields=DEBERTA),
+            masked_loss,
+        ),
+    )
+}
+UNTRAINED = "untrained"
