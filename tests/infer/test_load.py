@@ -104,7 +104,9 @@ def test_an_encoder_does_not_generate(run: Path, tmp_path: Path) -> None:
     (run / "recipe.toml").write_text(
         to_toml(RECIPE.replace(objective=MaskedConfig().model_dump(mode="json")))
     )
-    with pytest.raises(UsageError, match="objective 'mlm'"):
+    with pytest.raises(
+        UsageError, match="objective 'mlm', which does not learn to write text.* clm, prefix, s2s"
+    ):
         Engine.load(run)
     bert = ModelConfig(family="bert", preset="tiny")
     model = initialize(Transformer(resolve(bert, 300)), seed=0)

@@ -26,6 +26,7 @@ def test_the_default_is_greedy() -> None:
         ("top_p", 1.1),
         ("repetition_penalty", 0.0),
         ("num_beams", 0),
+        ("no_repeat_ngram", -1),
         ("length_penalty", float("inf")),
         ("n", 0),
         ("seed", -1),

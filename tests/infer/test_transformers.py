@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, M2M100Config, M2M100ForConditionalGeneration
 
 from mainspring.infer.beam import beam_search
 from mainspring.infer.decode import Row, decode
+from mainspring.infer.layout import Layout
 from mainspring.infer.options import GenerateOptions
 from mainspring.infer.runner import CachedRunner, PlainRunner
 from mainspring.infer.writer import chosen_logits
@@ -126,6 +127,71 @@ def test_beam_without_a_cache(pair: tuple[Any, Transformer]) -> None:
     for cache in (True, False):
         options = GenerateOptions(num_beams=3, use_cache=cache)
         assert our_tokens(ours, PROMPTS, eos, options) == their_tokens(theirs, PROMPTS, eos, num_beams=3)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_no_ngram_twice(pair: tuple[Any, Transformer], size: int) -> None:
+    theirs, ours = pair
+    for prompt in PROMPTS:  # alone: transformers also counts the padding of a batch
+        for beams, n in ((1, 1), (3, 2)):
+            settings = {"num_beams": beams, "repetition_penalty": 1.1}
+            expected = their_tokens(
+                theirs, [prompt], 7, no_repeat_ngram_size=size, num_return_sequences=n, **settings
+            )
+            options = GenerateOptions(no_repeat_ngram=size, n=n, **settings)
+            assert our_tokens(ours, [prompt] * (n if beams == 1 else 1), 7, options) == expected
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_an_encoder_and_a_decoder(tmp_path: Path, seed: int, beams: int) -> None:
+    torch.manual_seed(seed)
+    sizes = dict.fromkeys(("encoder_layers", "decoder_layers", "encoder_attention_heads"), 2)
+    theirs = M2M100ForConditionalGeneration(
+        M2M100Config(
+            vocab_size=VOCABULARY,
+            d_model=32,
+            **sizes,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=64,
+            decoder_ffn_dim=64,
+            max_position_embeddings=POSITIONS,
+            init_std=0.3,
+            scale_embedding=False,
+        )
+    ).eval()
+    # An end that comes too soon proves little.
+    theirs.generation_config.update(suppress_tokens=None, max_length=None)
+    theirs.save_pretrained(tmp_path)
+    imported = import_hf(tmp_path)
+    ours = Transformer(imported.config)
+    ours.load_state_dict(imported.state)
+    ours.eval()
+    width, pad, start = max(map(len, PROMPTS)), 1, 13
+    ids = torch.tensor([p + [pad] * (width - len(p)) for p in PROMPTS])
+    expected = theirs.generate(
+        ids,
+        attention_mask=(torch.arange(width) < torch.tensor([[len(p)] for p in PROMPTS])).long(),
+        max_new_tokens=NEW,
+        num_beams=beams,
+        do_sample=False,
+        no_repeat_ngram_size=3,
+        decoder_start_token_id=start,
+        eos_token_id=7,
+    )[:, 1:].tolist()
+    layout = Layout(encoder=True, opening=(start,), continues=False, end=7)
+    runner = CachedRunner(ours, VOCABULARY, layout)
+    first, nothing = chosen_logits(runner.prefill(PROMPTS, NEW)), [[] for _ in PROMPTS]
+    options = GenerateOptions(num_beams=beams, no_repeat_ngram=3)
+    rows = [Row(prompt=p, index=0, limit=NEW) for p in range(len(PROMPTS))]
+    if beams == 1:
+        for _ in decode(runner, nothing, first, rows, options, 7):
+            pass
+    else:
+        for done in beam_search(runner, nothing, first, [NEW] * 4, options, 7, lambda _: False):
+            for p, hypotheses in done.items():
+                rows[p].tokens = list(hypotheses[0].tokens)
+    assert [row[: row.index(7) + 1] if 7 in row else row for row in expected] == [row.tokens for row in rows]
 
 
 def test_beam_scores_are_normalised_log_probabilities(pair: tuple[Any, Transformer]) -> None:

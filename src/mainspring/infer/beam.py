@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mainspring.infer.decode import Seen
-from mainspring.infer.logits import penalize_repetition
+from mainspring.infer.history import History
+from mainspring.infer.logits import block
 from mainspring.infer.options import GenerateOptions
 from mainspring.infer.runner import Runner
 
@@ -51,7 +51,7 @@ class _Search:
 
 def beam_search(
     runner: Runner,
-    prompts: Sequence[Sequence[int]],
+    histories: Sequence[Sequence[int]],
     first: Tensor,
     limits: Sequence[int],
     options: GenerateOptions,
@@ -61,11 +61,11 @@ def beam_search(
     """Search for each prompt that `runner` holds.
 
     Args:
-        runner: after `prefill(prompts)`.
-        prompts: tokens of each prompt.
+        runner: after `prefill`.
+        histories: for each prompt the tokens that count as said before, for the options on repetition.
         first: logits after each prompt, [P, V].
         limits: tokens that each prompt's hypotheses may have, 1 or more.
-        options: number of beams, length penalty, early stopping, repetition penalty.
+        options: number of beams, length penalty, early stopping, what is said against repetition.
         eos: token that ends a hypothesis.
         ends: whether generated tokens end a hypothesis for another reason (a stop string).
 
@@ -80,9 +80,9 @@ def beam_search(
     origin = [search.prompt for search in searches for _ in range(beams)]
     runner.select(origin)
     logits = first[torch.tensor(origin, device=first.device)]
-    seen = Seen([prompts[p] for p in origin], logits) if options.repetition_penalty != 1.0 else None
+    history = History([histories[p] for p in origin], logits, options)
     while True:
-        chosen = _extend(logits, searches, seen, options, eos, ends)
+        chosen = _extend(logits, searches, history, options, eos, ends)
         done = {search.prompt: search.finished for search in searches if search.done}
         yield done
         keep = [k for k, search in enumerate(searches) if not search.done]
@@ -92,25 +92,22 @@ def beam_search(
         rows = [k * beams + beam for k in keep for beam, _ in chosen[k]]
         tokens = [token for k in keep for _, token in chosen[k]]
         runner.select(rows)
-        if seen is not None:
-            seen.select(rows)
-            seen.add(tokens)
+        history.select(rows)
+        history.add(tokens)
         logits = runner.step(tokens)
 
 
 def _extend(
     logits: Tensor,
     searches: Sequence[_Search],
-    seen: Seen | None,
+    history: History,
     options: GenerateOptions,
     eos: int | None,
     ends: Callable[[Sequence[int]], bool],
 ) -> list[list[tuple[int, int]]]:
     """Extend every search by one token; for each, the (beam, token) of what stays open."""
     beams = options.num_beams
-    logprobs = logits.log_softmax(-1)
-    if seen is not None:
-        logprobs = penalize_repetition(logprobs, seen.mask, options.repetition_penalty)
+    logprobs = block(history.penalize(logits.log_softmax(-1)), history.blocked(logits.device))
     vocabulary = logprobs.shape[-1]
     scores = torch.tensor([s.scores for s in searches], dtype=torch.float32, device=logits.device)
     total = (logprobs.view(len(searches), beams, vocabulary) + scores[:, :, None]).flatten(1)

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Generator, Tensor
 
-from mainspring.infer.logits import penalize_repetition, sampling_logits
+from mainspring.infer.history import History
+from mainspring.infer.logits import block, sampling_logits
 from mainspring.infer.options import GenerateOptions
 from mainspring.infer.runner import Runner
 from mainspring.infer.sample import greedy, row_generator, sample
@@ -46,7 +47,7 @@ class Choice:
 
 def decode(
     runner: Runner,
-    prompts: Sequence[Sequence[int]],
+    histories: Sequence[Sequence[int]],
     first: Tensor,
     rows: Sequence[Row],
     options: GenerateOptions,
@@ -55,8 +56,8 @@ def decode(
     """Continue prompts that `runner` holds; yields the choices of each step.
 
     Args:
-        runner: after `prefill(prompts)`.
-        prompts: tokens of each prompt.
+        runner: after `prefill`.
+        histories: for each prompt the tokens that count as said before, for the options on repetition.
         first: logits after each prompt, [P, V].
         rows: the completions wanted, in the order of the batch.
         options: filters and seeds.
@@ -68,18 +69,17 @@ def decode(
     origin = [row.prompt for row in active]
     runner.select(origin)
     logits = first[torch.tensor(origin, device=first.device)]
-    seen = Seen([prompts[k] for k in origin], logits) if options.repetition_penalty != 1.0 else None
+    history = History([histories[k] for k in origin], logits, options)
     generators = [row_generator(options.seed, row.index) for row in active]
     while True:
-        tokens = choose(logits, seen, options, generators).tolist()
+        tokens = choose(logits, history, options, generators).tolist()
         for row, token in zip(active, tokens, strict=True):
             row.tokens.append(token)
             row.done = token == eos or len(row.tokens) >= row.limit
         yield [
             Choice(row, token, logits[k]) for k, (row, token) in enumerate(zip(active, tokens, strict=True))
         ]
-        if seen is not None:
-            seen.add(tokens)
+        history.add(tokens)
         keep = [k for k, row in enumerate(active) if not row.done]
         if not keep:
             return
@@ -90,36 +90,15 @@ def decode(
                 [tokens[k] for k in keep],
                 [generators[k] for k in keep],
             )
-            if seen is not None:
-                seen.select(keep)
+            history.select(keep)
         logits = runner.step(tokens)
 
 
 def choose(
-    logits: Tensor, seen: Seen | None, options: GenerateOptions, generators: Sequence[Generator]
+    logits: Tensor, history: History, options: GenerateOptions, generators: Sequence[Generator]
 ) -> Tensor:
     """One token a row under `options`. logits [B, V] -> int64 [B]."""
-    if seen is not None:
-        logits = penalize_repetition(logits, seen.mask, options.repetition_penalty)
+    logits, blocked = history.penalize(logits), history.blocked(logits.device)
     if options.samples:
-        return sample(sampling_logits(logits, options), generators)
-    return greedy(logits)
-
-
-class Seen:
-    """Which tokens each row already holds: bool [B, V]."""
-
-    def __init__(self, rows: Sequence[Sequence[int]], like: Tensor) -> None:
-        """Begin with the tokens of `rows`; width and device of `like` [B, V]."""
-        self.mask = torch.zeros((len(rows), like.shape[-1]), dtype=torch.bool, device=like.device)
-        for k, row in enumerate(rows):
-            self.mask[k, torch.tensor(row, dtype=torch.int64, device=like.device)] = True
-
-    def add(self, tokens: Sequence[int]) -> None:
-        """Mark one more token in each row."""
-        index = torch.tensor(tokens, dtype=torch.int64, device=self.mask.device)
-        self.mask.scatter_(1, index[:, None], True)
-
-    def select(self, rows: Sequence[int]) -> None:
-        """Go on with these rows, in this order."""
-        self.mask = self.mask[torch.tensor(rows, dtype=torch.int64, device=self.mask.device)]
+        return sample(sampling_logits(logits, options, blocked), generators)
+    return greedy(block(logits, blocked))

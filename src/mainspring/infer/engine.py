@@ -3,8 +3,9 @@
     engine = Engine.load("runs/quickstart")
     engine.generate(["Once upon a time"], GenerateOptions(max_tokens=40))[0].text
 
-Prompts of a call run as one batch and each gets the text it would get alone. One call at a time: an engine is
-not meant to be used by two threads at once (`serve` puts a queue before it).
+Prompts of a call run as one batch and each gets the text it would get alone. A model that was trained to
+write a target from a source (s2s, prefix, mt, dae) takes the source as its prompt. One call at a time: an
+engine is not meant to be used by two threads at once (`serve` puts a queue before it).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from mainspring.errors import UsageError
 from mainspring.infer.beam import Hypothesis, beam_search
 from mainspring.infer.completion import Completion, Generation, Piece, collect
 from mainspring.infer.decode import Row, decode
+from mainspring.infer.layout import Layout, continuing
 from mainspring.infer.load import load
 from mainspring.infer.options import GenerateOptions
 from mainspring.infer.runner import CachedRunner, PlainRunner, Runner
@@ -35,10 +37,14 @@ Prompt = str | Sequence[int]
 
 
 class Engine:
-    """Continues prompts with a causal language model."""
+    """Writes text after prompts, with a causal language model or one that writes targets from sources."""
 
-    def __init__(self, model: Transformer, tokenizer: Tokenizer, *, name: str = "model") -> None:
-        """`model` is put into evaluation mode; `name` is what the model is called in listings."""
+    def __init__(
+        self, model: Transformer, tokenizer: Tokenizer, *, name: str = "model", layout: Layout | None = None
+    ) -> None:
+        """`model` is put into evaluation mode; `name` is what the model is called in listings; `layout` is
+        how it reads prompts (None: it continues them)."""
+        self.layout = layout or continuing(tokenizer)
         self.model, self.tokenizer, self.name = model.eval(), tokenizer, name
         self.vocabulary = min(model.config.vocab_size, tokenizer.vocab_size)
         """Tokens that may be generated."""
@@ -54,10 +60,10 @@ class Engine:
 
         Raises:
             UsageError: nothing loadable is at `path` (the message says what was looked for), or the model is
-                not a causal language model, or the device is not there.
+                not trained to write text, or the device is not there.
         """
         loaded = load(path, device, dtype)
-        return cls(loaded.model, loaded.tokenizer, name=loaded.name)
+        return cls(loaded.model, loaded.tokenizer, name=loaded.name, layout=loaded.layout)
 
     def generate(self, prompts: Sequence[Prompt], options: GenerateOptions | None = None) -> list[Completion]:
         """Continue every prompt; ordered by prompt, then by index (`options.n` completions each).
@@ -92,6 +98,11 @@ class Engine:
                 f"num_beams = {options.num_beams}: the vocabulary has {self.vocabulary} tokens; "
                 f"use {self.vocabulary} beams or fewer"
             )
+        if options.echo and options.logprobs is not None and not self.layout.continues:
+            raise UsageError(
+                "echo with logprobs reports the prompt's own log-probabilities; this model reads prompts as "
+                "sources and has none: leave out one of the two"
+            )
         rows = [self._tokens(k, prompt) for k, prompt in enumerate(prompts)]
         texts = [p if isinstance(p, str) else self.tokenizer.decode(list(p)) for p in prompts]
         counts = tuple(len(row) for row in rows)
@@ -101,6 +112,8 @@ class Engine:
         tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
         where = f"prompt {number}"
         if not tokens:
+            if not self.layout.continues:
+                raise UsageError(f"{where} is empty; give a source of one character or more")
             if self.tokenizer.eos is None:
                 raise UsageError(
                     f"{where} is empty and the tokenizer has no end-of-text token to begin from; "
@@ -113,27 +126,49 @@ class Engine:
                 f"{where}: token {wrong} is not in the vocabulary of {self.vocabulary} tokens "
                 f"(0 to {self.vocabulary - 1})"
             )
-        if self.max_positions is not None and len(tokens) >= self.max_positions:
-            raise UsageError(
-                f"{where} has {len(tokens)} tokens and the model has {self.max_positions} positions for "
-                f"prompt and completion together; shorten it to {self.max_positions - 1} tokens or fewer"
-            )
+        self._check_positions(where, tokens)
         return tokens
+
+    def _check_positions(self, where: str, tokens: list[int]) -> None:
+        if self.max_positions is None:
+            return
+        layout, positions = self.layout, self.max_positions
+        both = "" if layout.encoder else " for prompt and completion together"
+        around = layout.framed([]) + (0 if layout.encoder else len(layout.opening))
+        most = positions - around - (0 if layout.encoder else 1)
+        if len(tokens) > most:
+            beside = f" and {around} around it" if around else ""
+            raise UsageError(
+                f"{where} has {len(tokens)} tokens{beside} and the model has {positions} positions{both}; "
+                f"shorten it to {most} tokens or fewer"
+            )
+
+    def _runner(self, *, cached: bool, every: bool = False) -> Runner:
+        # What reads other tokens than through attention has to read whole rows.
+        model, config = self.model, self.model.config
+        cached = cached and model.conv is None and not (config.mask_decoder or config.head_context)
+        return (CachedRunner if cached else PlainRunner)(model, self.vocabulary, self.layout, every=every)
 
     def _pieces(
         self, texts: list[str], prompts: list[list[int]], options: GenerateOptions
     ) -> Iterator[Piece]:
-        limits = [self._limit(len(row), options) for row in prompts]
+        limits = [self._limit(row, options) for row in prompts]
+        histories = prompts if self.layout.continues else [[] for _ in prompts]
         writers = {
             (p, index): Writer(
-                self.tokenizer, p, index, context=row, stops=options.stop, logprobs=options.logprobs
+                self.tokenizer,
+                p,
+                index,
+                context=history,
+                stops=options.stop,
+                logprobs=options.logprobs,
+                end=self.layout.end,
             )
-            for p, row in enumerate(prompts)
+            for p, history in enumerate(histories)
             for index in range(options.n)
         }
         scores_prompt = options.echo and options.logprobs is not None
-        runner_type = CachedRunner if options.use_cache else PlainRunner
-        runner: Runner = runner_type(self.model, self.vocabulary, every=scores_prompt)
+        runner = self._runner(cached=options.use_cache, every=scores_prompt)
         logits: list[Tensor] = []
         if scores_prompt or max(limits) > 0:
             logits = runner.prefill(prompts, max(limits))
@@ -146,21 +181,21 @@ class Engine:
         first = chosen_logits(logits)
         del logits
         if options.num_beams > 1:
-            yield from self._beams(runner, prompts, first, limits, writers, options)
+            yield from self._beams(runner, prompts, histories, first, limits, writers, options)
         else:
-            yield from self._rows(runner, prompts, first, limits, writers, options)
+            yield from self._rows(runner, histories, first, limits, writers, options)
 
     def _rows(
         self,
         runner: Runner,
-        prompts: list[list[int]],
+        histories: list[list[int]],
         first: Tensor,
         limits: list[int],
         writers: dict[tuple[int, int], Writer],
         options: GenerateOptions,
     ) -> Iterator[Piece]:
         rows = [Row(prompt=p, index=index, limit=limits[p]) for p, index in writers]
-        for choices in decode(runner, prompts, first, rows, options, self.tokenizer.eos):
+        for choices in decode(runner, histories, first, rows, options, self.layout.end):
             for choice in choices:
                 row = choice.row
                 writer = writers[row.prompt, row.index]
@@ -172,6 +207,7 @@ class Engine:
         self,
         runner: Runner,
         prompts: list[list[int]],
+        histories: list[list[int]],
         first: Tensor,
         limits: list[int],
         writers: dict[tuple[int, int], Writer],
@@ -179,11 +215,11 @@ class Engine:
     ) -> Iterator[Piece]:
         search = beam_search(
             runner,
-            prompts,
+            histories,
             first,
             limits,
             options,
-            self.tokenizer.eos,
+            self.layout.end,
             lambda tokens: self._stops(tokens, options.stop),
         )
         searching = set(range(len(prompts)))
@@ -199,12 +235,13 @@ class Engine:
     def _write(
         self, writer: Writer, prompt: list[int], hypothesis: Hypothesis, options: GenerateOptions
     ) -> Iterator[Piece]:
-        """The pieces of a finished hypothesis; its log-probabilities come from one more pass over it."""
+        """The pieces of a finished hypothesis; its log-probabilities come from reading it once more."""
         tokens = hypothesis.tokens
         at: Sequence[Tensor | None] = [None] * len(tokens)
         if options.logprobs is not None:
-            again = PlainRunner(self.model, self.vocabulary, every=True).prefill([[*prompt, *tokens]], 0)[0]
-            at = list(again[len(prompt) - 1 : -1])
+            runner = self._runner(cached=True)
+            at = [runner.prefill([prompt], len(tokens))[0][0]]
+            at += [runner.step([token])[0] for token in tokens[:-1]]
         for k, (token, logits) in enumerate(zip(tokens, at, strict=True)):
             piece = writer.write(token, logits, last=k == len(tokens) - 1)
             yield piece if piece.finish is None else replace(piece, score=hypothesis.score)
@@ -218,7 +255,8 @@ class Engine:
         text = "".join(stream.push(token) for token in tokens[-reach:]) + stream.finish()
         return find_stop(text, stops) is not None
 
-    def _limit(self, prompt_tokens: int, options: GenerateOptions) -> int:
+    def _limit(self, prompt: list[int], options: GenerateOptions) -> int:
         if self.max_positions is None:
             return options.max_tokens
-        return min(options.max_tokens, self.max_positions - prompt_tokens)
+        taken = self.layout.given(prompt) + len(self.layout.opening)
+        return min(options.max_tokens, self.max_positions - taken)

@@ -10,13 +10,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mainspring.errors import UsageError, WeightsError
+from mainspring.data.pairs import PairData
+from mainspring.errors import DataError, UsageError, WeightsError
+from mainspring.infer.layout import GENERATING, Layout
+from mainspring.infer.layout import layout_of as prompt_layout
 from mainspring.models import FAMILIES, resolve
 from mainspring.models.exchange import LOOKED_FOR, import_model, layout_of
 from mainspring.nn.config import TransformerConfig
 from mainspring.nn.transformer import Transformer
 from mainspring.text.tokenizer import Tokenizer
 from mainspring.train.checkpoint import latest, load_model_state
+from mainspring.train.recipe import Recipe
 from mainspring.train.run import Run
 
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -31,6 +35,8 @@ class Loaded:
     tokenizer: Tokenizer
     name: str
     """Name of the run or directory."""
+    layout: Layout | None = None
+    """How it reads prompts; None: it continues them."""
 
 
 def load(path: str | Path, device: str | torch.device, dtype: Literal["fp32", "bf16"]) -> Loaded:
@@ -63,10 +69,10 @@ def load(path: str | Path, device: str | torch.device, dtype: Literal["fp32", "b
 def _run(directory: Path, checkpoint: Path | None, device: torch.device, dtype: torch.dtype) -> Loaded:
     run = Run(directory)
     recipe = run.read_recipe()
-    if recipe.objective.kind != "clm":
+    if recipe.objective.kind not in GENERATING:
         raise UsageError(
             f"{directory}: trained with objective {recipe.objective.kind!r}, which does not learn to "
-            "continue text; generation needs a model trained with 'clm'"
+            f"write text; generation needs a model trained with one of {', '.join(GENERATING)}"
         )
     tokenizer = Tokenizer.load(run.dir)
     checkpoint = checkpoint or latest(run.checkpoints)
@@ -75,7 +81,23 @@ def _run(directory: Path, checkpoint: Path | None, device: torch.device, dtype: 
             f"{directory}: the run has no complete checkpoint yet; looked for step-... in {run.checkpoints}"
         )
     config = resolve(recipe.model, tokenizer.vocab_size)
-    return Loaded(_model(config, load_model_state(checkpoint), device, dtype), tokenizer, directory.name)
+    layout = prompt_layout(recipe.objective, tokenizer, _languages(directory, recipe, config))
+    model = _model(config, load_model_state(checkpoint), device, dtype)
+    return Loaded(model, tokenizer, directory.name, layout)
+
+
+def _languages(directory: Path, recipe: Recipe, config: TransformerConfig) -> tuple[int, int]:
+    """Language indices of sources and targets, which a run's pairs know, where the model is told them."""
+    told = config.languages > 0 or (recipe.objective.kind == "mt" and recipe.objective.language_tags)
+    if recipe.data.pairs is None or not told:
+        return 0, 0
+    try:
+        return PairData.open(recipe.data.pairs).langs
+    except DataError as error:
+        raise UsageError(
+            f"{directory}: the model is told the languages of its texts, and the pairs that it was trained "
+            f"on have to say which they are: {error}"
+        ) from error
 
 
 def _exported(directory: Path, device: torch.device, dtype: torch.dtype) -> Loaded:

@@ -1,6 +1,7 @@
 """Logits to logits: the filters between a model and the choice of a token. Pure; rows never mix.
 
-Shapes: B rows, V tokens of the vocabulary. Order of use: penalty, temperature, top-k, top-p.
+Shapes: B rows, V tokens of the vocabulary. Order of use: penalty, temperature, blocked n-grams (`History`),
+top-k, top-p.
 """
 
 from __future__ import annotations
@@ -47,9 +48,14 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     return logits.masked_fill(torch.zeros_like(outside).scatter(-1, order, outside), -torch.inf)
 
 
-def sampling_logits(logits: Tensor, options: GenerateOptions) -> Tensor:
-    """Apply temperature, top-k and top-p in this order. [B, V] -> fp32 [B, V]; `options.temperature` above
-    0."""
+def sampling_logits(logits: Tensor, options: GenerateOptions, blocked: Tensor | None = None) -> Tensor:
+    """Apply temperature, blocking, top-k and top-p in this order. [B, V] -> fp32 [B, V].
+
+    Args:
+        logits: [B, V].
+        options: `temperature` above 0.
+        blocked: bool [B, V], tokens that may not be drawn; in no row all of them.
+    """
     scaled = logits.float() / options.temperature
     # A temperature near 0 overflows to infinities; the greatest logit as the origin keeps softmax exact.
     scaled = (
@@ -57,4 +63,9 @@ def sampling_logits(logits: Tensor, options: GenerateOptions) -> Tensor:
         if bool(scaled.isfinite().all())
         else (logits - logits.amax(-1, keepdim=True)).double().div(options.temperature).float()
     )
-    return keep_top_p(keep_top_k(scaled, options.top_k), options.top_p)
+    return keep_top_p(keep_top_k(block(scaled, blocked), options.top_k), options.top_p)
+
+
+def block(logits: Tensor, blocked: Tensor | None) -> Tensor:
+    """-inf where `blocked`, bool [B, V]; None blocks nothing. [B, V] -> [B, V]."""
+    return logits if blocked is None else logits.masked_fill(blocked, -torch.inf)

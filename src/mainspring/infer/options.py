@@ -34,6 +34,8 @@ class GenerateOptions:
     """Sample among the fewest tokens that together have at least this probability."""
     repetition_penalty: float = 1.0
     """Above 1 makes tokens that the row already holds less probable."""
+    no_repeat_ngram: int = 0
+    """No run of so many tokens is generated twice in a row of text (3: no trigram); 0 allows all."""
     num_beams: int = 1
     """Hypotheses kept by beam search; 1 is none."""
     length_penalty: float = 1.0
@@ -65,6 +67,7 @@ class GenerateOptions:
         _real(
             "repetition_penalty", self.repetition_penalty, self.repetition_penalty > 0, "above 0 (1 is none)"
         )
+        _whole("no_repeat_ngram", self.no_repeat_ngram, 0, "tokens, or 0 for no limit")
         _whole("num_beams", self.num_beams, 1, "hypotheses")
         _real("length_penalty", self.length_penalty, True, "a finite number")
         _whole("n", self.n, 1, "completions")

@@ -2,7 +2,8 @@
 
 Prompts of different length are right-padded once; from there every row continues at its own position, so a
 row's logits are those it would have alone. Two runners with one contract: with a key-value cache, and without
-(the reference that the cached one is tested against).
+(the reference that the cached one is tested against). How prompts stand in rows is the layout's business;
+where a mask asks for the next token, the cache forgets it once it has been answered.
 
 Shapes: B rows, T tokens of the longest row, V tokens of the vocabulary.
 """
@@ -15,18 +16,24 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mainspring.data.batch import TokenBatch, causal_batch, pad_rows
+from mainspring.data.batch import TokenBatch
+from mainspring.data.token_row import TokenRow, collate
+from mainspring.infer.layout import Layout
 from mainspring.nn.cache import KVCache
 from mainspring.nn.transformer import Transformer
+
+CONTINUING = Layout()
+"""Text that is continued."""
 
 
 class Runner(Protocol):
     """Rows of tokens and the logits of what follows each."""
 
     def prefill(self, rows: Sequence[Sequence[int]], room: int) -> list[Tensor]:
-        """Begin with these rows (each of one token or more), to be continued by `room` tokens at most.
+        """Begin with these prompts (each of one token or more), to be continued by `room` tokens at most.
 
-        Returns: for each row its logits, fp32 [length, V]; row k of it is about the token after token k.
+        Returns: for each row the logits of what follows, fp32 [1, V]; where logits at every token were asked
+        for, [length, V]; row k of it is about the token after token k.
         """
         ...
 
@@ -40,43 +47,66 @@ class Runner(Protocol):
 
 
 class CachedRunner:
-    """Keeps the keys and values of past tokens: a step costs one token a row."""
+    """Keeps the keys and values of past tokens: a step costs one token a row, or two with a mask."""
 
-    def __init__(self, model: Transformer, vocabulary: int, *, every: bool = False) -> None:
+    def __init__(
+        self, model: Transformer, vocabulary: int, layout: Layout = CONTINUING, *, every: bool = False
+    ) -> None:
         """`vocabulary`: entries of the model's table that are tokens (the rest is padding, never chosen).
 
         `every`: prefill gives logits at every token; else only at the last one of each row.
         """
-        self._model, self._vocabulary, self._every = model, vocabulary, every
+        self._model, self._vocabulary, self._layout, self._every = model, vocabulary, layout, every
         self._parameter = next(model.parameters())
         self._cache: KVCache | None = None
-        self._lengths = torch.empty(0, dtype=torch.int64)
+        self._lengths = self._given = torch.empty(0, dtype=torch.int64)
 
     @torch.inference_mode()
     def prefill(self, rows: Sequence[Sequence[int]], room: int) -> list[Tensor]:
         """See `Runner.prefill`."""
-        lengths = torch.tensor([len(row) for row in rows])
-        device = self._parameter.device
-        width = int(lengths.max())
-        self._lengths = lengths.to(device)
+        layout, device = self._layout, self._parameter.device
+        read = [layout.row(row) for row in rows]
+        self._lengths = torch.tensor([row.length for row in read], device=device)
+        self._given = torch.tensor([layout.given(row) for row in rows], device=device)
         self._cache = KVCache(
             self._model.config,
             rows=len(rows),
-            capacity=width + room,
+            capacity=max(row.length for row in read) + room,
             dtype=self._parameter.dtype,
             device=device,
         )
-        return _prompt_logits(self._model, rows, self._cache, self._every, self._vocabulary)
+        sources = [layout.source(row) for row in rows] if layout.encoder else None
+        asked = 0 if layout.mask is not None else None if self._every else 1
+        logits = _logits(self._model, read, sources, self._cache, asked, self._vocabulary)
+        if layout.mask is None:
+            return logits
+        return list(self._read([[]] * len(rows))[:, None])
 
     @torch.inference_mode()
     def step(self, tokens: Sequence[int]) -> Tensor:
         """See `Runner.step`."""
+        return self._read([[token] for token in tokens])
+
+    def _read(self, tokens: list[list[int]]) -> Tensor:
+        """Read tokens of each row, and the mask where one asks, which is forgotten: fp32 [B, V]."""
         assert self._cache is not None, "prefill comes first"
-        ids = torch.tensor(tokens, dtype=torch.int64, device=self._lengths.device)[:, None]
-        place = self._lengths[:, None].clone()
-        logits: Tensor = self._model(TokenBatch(ids, pos=place, rank=place), cache=self._cache).logits
-        self._lengths = self._lengths + 1
-        return logits[:, -1, : self._vocabulary].float()
+        layout, device = self._layout, self._lengths.device
+        asking = [] if layout.mask is None else [layout.mask]
+        ids = torch.tensor([[*row, *asking] for row in tokens], dtype=torch.int64, device=device)
+        place = self._lengths[:, None] + torch.arange(ids.shape[1], device=device)
+        type, lang = (
+            torch.full_like(ids, sides[1]) if sides[1] else None for sides in (layout.types, layout.langs)
+        )
+        rank = place - self._given[:, None] + 1 if layout.whole else place
+        select = None
+        if ids.shape[1] > 1:
+            select = torch.zeros_like(ids, dtype=torch.bool)
+            select[:, -1] = True
+        batch = TokenBatch(ids, pos=place, rank=rank, type=type, lang=lang)
+        logits: Tensor = self._model(batch, cache=self._cache, select=select).logits
+        self._cache.truncate(self._cache.length - len(asking))
+        self._lengths = self._lengths + (ids.shape[1] - len(asking))
+        return logits.view(len(tokens), -1)[:, : self._vocabulary].float()
 
     def select(self, rows: Sequence[int]) -> None:
         """See `Runner.select`."""
@@ -85,45 +115,59 @@ class CachedRunner:
             return
         index = torch.tensor(rows, dtype=torch.int64, device=self._lengths.device)
         self._cache.select(index)
-        self._lengths = self._lengths[index]
+        self._lengths, self._given = self._lengths[index], self._given[index]
 
 
 class PlainRunner:
     """Computes every row again for each token: slow, and as simple as can be."""
 
-    def __init__(self, model: Transformer, vocabulary: int, *, every: bool = False) -> None:
+    def __init__(
+        self, model: Transformer, vocabulary: int, layout: Layout = CONTINUING, *, every: bool = False
+    ) -> None:
         """As for `CachedRunner`."""
-        self._model, self._vocabulary, self._every = model, vocabulary, every
-        self._rows: list[list[int]] = []
+        self._model, self._vocabulary, self._layout, self._every = model, vocabulary, layout, every
+        self._rows: list[tuple[Sequence[int], list[int]]] = []
 
     @torch.inference_mode()
     def prefill(self, rows: Sequence[Sequence[int]], room: int) -> list[Tensor]:
         """See `Runner.prefill`."""
-        self._rows = [list(row) for row in rows]
-        return _prompt_logits(self._model, rows, None, self._every, self._vocabulary)
+        self._rows = [(row, []) for row in rows]
+        return self._again(None if self._every else 1)
 
     @torch.inference_mode()
     def step(self, tokens: Sequence[int]) -> Tensor:
         """See `Runner.step`."""
-        for row, token in zip(self._rows, tokens, strict=True):
-            row.append(token)
-        return torch.cat(_prompt_logits(self._model, self._rows, None, False, self._vocabulary))
+        for (_, generated), token in zip(self._rows, tokens, strict=True):
+            generated.append(token)
+        return torch.cat(self._again(1))
 
     def select(self, rows: Sequence[int]) -> None:
         """See `Runner.select`."""
-        self._rows = [list(self._rows[row]) for row in rows]
+        self._rows = [(self._rows[row][0], list(self._rows[row][1])) for row in rows]
+
+    def _again(self, asked: int | None) -> list[Tensor]:
+        layout = self._layout
+        read = [layout.row(prompt, generated, asks=True) for prompt, generated in self._rows]
+        sources = [layout.source(prompt) for prompt, _ in self._rows] if layout.encoder else None
+        return _logits(self._model, read, sources, None, asked, self._vocabulary)
 
 
-def _prompt_logits(
-    model: Transformer, rows: Sequence[Sequence[int]], cache: KVCache | None, every: bool, vocabulary: int
+def _logits(
+    model: Transformer,
+    rows: Sequence[TokenRow],
+    sources: Sequence[TokenRow] | None,
+    cache: KVCache | None,
+    asked: int | None,
+    vocabulary: int,
 ) -> list[Tensor]:
-    """Run right-padded rows; fp32 [1, V] (last token) or [length, V] for each row."""
-    ids, valid = pad_rows(rows, pad=0)
-    wanted = valid.clone()
-    if not every:
-        index = torch.arange(ids.shape[1])
-        wanted &= index == valid.sum(1, keepdim=True) - 1
+    """Run right-padded rows; for each its logits at the last `asked` tokens (None: at all), fp32."""
     device = next(model.parameters()).device
-    batch = causal_batch(ids, valid=None if bool(valid.all()) else valid).to(device)
-    logits = model(batch, cache=cache, select=wanted.to(device)).logits[:, :vocabulary].float()
-    return list(logits.split(wanted.sum(1).tolist()))
+    lengths = torch.tensor([row.length for row in rows])
+    index = torch.arange(int(lengths.max()))
+    wanted = index < lengths[:, None]
+    if asked is not None:
+        wanted &= index >= lengths[:, None] - asked
+    batch = collate(rows, device=device)._replace(labels=None)
+    source = None if sources is None else collate(sources, device=device)._replace(labels=None)
+    logits = model(batch, source=source, cache=cache, select=wanted.to(device)).logits
+    return list(logits[:, :vocabulary].float().split(wanted.sum(1).tolist()))

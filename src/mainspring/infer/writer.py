@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,31 +11,24 @@ from mainspring.infer.completion import FinishReason, Piece, TokenLogprob
 from mainspring.infer.text_stream import Decodes, TextStream
 
 
-class Vocabulary(Decodes, Protocol):
-    """What the writer asks of a tokenizer."""
-
-    @property
-    def eos(self) -> int | None:
-        """The end-of-text token."""
-        ...
-
-
 class Writer:
     """Text and reports of completion `index` of prompt `prompt`."""
 
     def __init__(
         self,
-        vocabulary: Vocabulary,
+        vocabulary: Decodes,
         prompt: int,
         index: int,
         *,
         context: Sequence[int],
         stops: Sequence[str],
         logprobs: int | None,
+        end: int | None,
     ) -> None:
         """`context`: the prompt's tokens; `logprobs`: alternatives to report beside each token, None for no
-        report."""
-        self._vocabulary, self._prompt, self._index, self._logprobs = vocabulary, prompt, index, logprobs
+        report; `end`: the token that ends a text."""
+        self._vocabulary, self._prompt, self._index = vocabulary, prompt, index
+        self._logprobs, self._end = logprobs, end
         self._stream = TextStream(vocabulary, stops, context)
         self._entries: list[TokenLogprob] = []
         self._emitted = 0
@@ -69,7 +61,7 @@ class Writer:
         offset = self._echoed + self._stream.resolved
         if self._logprobs is not None and logits is not None:
             self._entries.append(self._report(token, logits, offset))
-        ended = token == self._vocabulary.eos
+        ended = token == self._end
         text = "" if ended else self._stream.push(token)
         if last or self._stream.stopped:
             text += self._stream.finish()

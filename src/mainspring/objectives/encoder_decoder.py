@@ -148,11 +148,16 @@ class Translate(EncoderDecoder):
         sources, targets = [], []
         for source, target in pairs_of(batch):
             here, there = int(source.lang[0]), int(target.lang[0])
-            sources.append(self._source(source.ids[: self.config.max_source], here, self._tag(there)))
+            sources.append(self._source(source.ids[: self.config.max_source], here, self.tag(there)))
             targets.append(self._target(target.ids[: self.config.max_target], there))
         return self._views(sources, targets, batch)
 
-    def _tag(self, lang: int) -> int | None:
+    def tag(self, lang: int) -> int | None:
+        """The token that asks for language `lang`, where there are such tokens.
+
+        Raises:
+            ConfigError: there is none for it.
+        """
         tags = self.config.language_tags
         if not tags:
             return None
