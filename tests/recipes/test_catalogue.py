@@ -9,26 +9,13 @@ import pytest
 from mainspring.config import load_toml, to_toml
 from mainspring.errors import ConfigError
 from mainspring.parallel import World
-from mainspring.planner import Machine
 from mainspring.recipes import load, names, path_of
 from mainspring.recipes.differences import differences
 from mainspring.recipes.forecast import forecast
 from mainspring.train.recipe import Recipe
 from mainspring.train.trainer import Trainer
+from support.machines import GPU
 from support.tiny_run import build_data, overrides
-
-GPU = Machine(
-    flops_fp32=6e13,
-    flops_bf16=4e14,
-    memory_bandwidth=2e12,
-    link_bandwidth=2e11,
-    memory=75 * 2**30,
-    cores=16,
-    threads=2,
-    ranks=8,
-    device="cuda",
-)
-"""A machine as large as the published recipes ask for; no rate of it is tested."""
 
 
 def test_names_are_those_of_the_files() -> None:

@@ -14,7 +14,6 @@ from mainspring.data.pairs import PairData
 from mainspring.models import FAMILIES
 from mainspring.models.hub import import_hf
 from mainspring.parallel import World
-from mainspring.planner import Machine
 from mainspring.planner.parameters import count_parameters
 from mainspring.recipes import load, names, path_of
 from mainspring.recipes.exchange import export_run
@@ -22,25 +21,13 @@ from mainspring.recipes.forecast import check, forecast
 from mainspring.text.train import Kind
 from mainspring.train.events import Event, StepDone
 from mainspring.train.trainer import Trainer
+from support.machines import GPU
 from support.tiny_run import build_data, sentences
 
 TINY = [name for name in names() if name.endswith("-tiny")]
 PUBLISHED = [name for name in names() if name not in TINY and name != "quickstart"]
 WITHOUT = {"minilm": "distillation from a teacher"}
 """Families without a recipe, and what it would need: another objective would not make that model."""
-
-CLUSTER = Machine(
-    flops_fp32=6e13,
-    flops_bf16=4e14,
-    memory_bandwidth=2e12,
-    link_bandwidth=2e11,
-    memory=75 * 2**30,
-    cores=16,
-    threads=2,
-    ranks=8,
-    device="cuda",
-)
-"""A GPU of those that published recipes ask for; no rate of it is tested."""
 
 
 def test_every_family_has_a_recipe_or_a_reason() -> None:
@@ -64,7 +51,7 @@ def test_published_recipes_fit_and_have_their_presets_size(name: str) -> None:
     recipe = load(name)
     preset = FAMILIES[recipe.model.family].presets[str(recipe.model.preset)]
     # Without the rows that pad a vocabulary to a multiple of 64.
-    found = forecast(load(name, [f"model.config.vocab_rows={preset.rows}"]), CLUSTER, local_ranks=8)
+    found = forecast(load(name, [f"model.config.vocab_rows={preset.rows}"]), GPU, local_ranks=8)
     estimate = found.prepared.estimate
     assert estimate.parameters.total == count_parameters(preset).total
     assert estimate.tokens_per_step == recipe.train.batch_tokens
@@ -93,7 +80,7 @@ def pairs(data: dict[Kind, Path]) -> Path:
 def test_tiny_recipes_train_and_go_out(
     name: str, data: dict[Kind, Path], pairs: Path, tmp_path: Path
 ) -> None:
-    machine = CLUSTER.replace(device="cpu", memory=4 * 2**30, cores=2, ranks=1)  # measuring takes longer
+    machine = GPU.replace(device="cpu", memory=4 * 2**30, cores=2, ranks=1)  # measuring takes longer
     kind: Kind = "bpe" if load(name).objective.kind == "clm" else "wordpiece"
     recipe = load(
         name, [f'data.path="{data[kind]}"', "data.seq_len=32", "train.steps=3", "train.batch_tokens=128"]

@@ -20,9 +20,10 @@ from mainspring.data.pair_batch import Sides, packed_pairs_of
 from mainspring.data.token_row import TokenRow, collate
 from mainspring.data.translation_pair import mixed_sides, sentence_row
 from mainspring.nn.transformer import Transformer
+from mainspring.objectives.around import network_tensors
 from mainspring.objectives.base import Gather, Loss, Views, check_generators, labelled_loss
 from mainspring.objectives.config import ContrastConfig, TranslationConfig
-from mainspring.objectives.momentum import NETWORK, MomentumContrast
+from mainspring.objectives.momentum import MomentumContrast
 from mainspring.objectives.replacement import Replacement, required
 from mainspring.objectives.translation import TranslationLM, uniform_choice
 from mainspring.objectives.words import Vocabulary
@@ -60,7 +61,7 @@ class CrossLingualContrast:
 
     def network_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The network's weights, without projection, copy and queue."""
-        return {n.removeprefix(NETWORK): t for n, t in state.items() if n.startswith(NETWORK)}
+        return network_tensors(state)
 
     def start(self, model: nn.Module) -> None:
         """The copy begins as the network does, and the queue empty."""

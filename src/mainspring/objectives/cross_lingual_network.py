@@ -10,29 +10,17 @@ from torch import Tensor, nn
 from mainspring.data.batch import TokenBatch
 from mainspring.nn.linear import Linear
 from mainspring.nn.transformer import Transformer
-
-NETWORK = "network."
-"""Where the network's parameters stand in the names of the whole."""
+from mainspring.objectives.around import AroundNetwork
 
 
-class CrossLingualNetwork(nn.Module):
+class CrossLingualNetwork(AroundNetwork):
     """The network, the weights w of the attention, and two classes over a row's first token."""
 
     def __init__(self, network: Transformer) -> None:
-        super().__init__()
+        super().__init__(network)
         width = network.config.d_model
-        self.network = network
         self.affinity = Linear(3 * width, 1, bias=False)
         self.classes = Linear(width, 2)
-
-    @property
-    def remat(self) -> bool:
-        """Whether layers are computed again in backward."""
-        return self.network.remat
-
-    @remat.setter
-    def remat(self, on: bool) -> None:
-        self.network.remat = on
 
     def forward(
         self,

@@ -19,16 +19,17 @@ from mainspring.errors import ConfigError
 from mainspring.nn.config import TransformerConfig
 from mainspring.nn.init import Initial, declare
 from mainspring.nn.transformer import Output, Transformer
+from mainspring.objectives.around import AroundNetwork, network_tensors
 
 Sharing = Literal["shared", "separate", "disentangled"]
 """What the embeddings of generator and discriminator have in common: ES, NES and GDES of the paper."""
 
-NETWORK, GENERATOR = "network.", "generator."
-"""Where the parameters of each stand in the names of the whole."""
+GENERATOR = "generator."
+"""Where the generator's parameters stand in the names of the whole."""
 _TABLES = ("token", "position")
 
 
-class GeneratorAndDiscriminator(nn.Module):
+class GeneratorAndDiscriminator(AroundNetwork):
     """Both networks; each forward runs one of them.
 
     Args:
@@ -41,21 +42,11 @@ class GeneratorAndDiscriminator(nn.Module):
     """
 
     def __init__(self, network: Transformer, generator: Transformer, sharing: Sharing) -> None:
-        super().__init__()
-        self.network = network
+        super().__init__(network)
         self.generator = generator
         if sharing != "separate":
             for name in _TABLES:
                 self._share(name, sharing)
-
-    @property
-    def remat(self) -> bool:
-        """Whether layers are computed again in backward, in both networks."""
-        return self.network.remat
-
-    @remat.setter
-    def remat(self, on: bool) -> None:
-        self.network.remat = self.generator.remat = on
 
     def forward(
         self, batch: TokenBatch, *, part: Literal["generator", "discriminator"], select: Tensor | None = None
@@ -125,7 +116,7 @@ def generator_config(config: TransformerConfig, changes: dict[str, Any]) -> Tran
 
 def discriminator_state(state: dict[str, Tensor], sharing: Sharing) -> dict[str, Tensor]:
     """The discriminator's own weights out of those of both; a difference is added to its base."""
-    result = {n.removeprefix(NETWORK): t for n, t in state.items() if n.startswith(NETWORK)}
+    result = network_tensors(state)
     for name in _TABLES if sharing == "disentangled" else ():
         key = f"embeddings.{name}.weight"
         if key in result and GENERATOR + key in state:

@@ -17,12 +17,10 @@ from mainspring.data.batch import TokenBatch
 from mainspring.errors import ConfigError
 from mainspring.nn.linear import Linear
 from mainspring.nn.transformer import Transformer
-
-NETWORK = "network."
-"""Where the network's parameters stand in the names of the whole."""
+from mainspring.objectives.around import AroundNetwork
 
 
-class MomentumContrast(nn.Module):
+class MomentumContrast(AroundNetwork):
     """The network with a projection, copies of both, and the queue.
 
     Args:
@@ -40,7 +38,7 @@ class MomentumContrast(nn.Module):
     """How many keys have ever been stored, int64 [1]."""
 
     def __init__(self, network: Transformer, layer: int, size: int) -> None:
-        super().__init__()
+        super().__init__(network)
         if layer > network.config.depth:
             raise ConfigError(
                 f"objective.layer = {layer}: the model has {network.config.depth} layers; "
@@ -48,7 +46,6 @@ class MomentumContrast(nn.Module):
             )
         width = network.config.d_model
         self.layer = layer
-        self.network = network
         self.projection = Linear(width, width, bias=False)
         self.slow_network = Transformer(network.config)
         self.slow_projection = Linear(width, width, bias=False)
@@ -58,15 +55,6 @@ class MomentumContrast(nn.Module):
         self.register_buffer("stored", torch.zeros(1, dtype=torch.int64))
         self.pending: list[Tensor] = []
         """Keys of this step on this rank, by micro-batch."""
-
-    @property
-    def remat(self) -> bool:
-        """Whether layers are computed again in backward."""
-        return self.network.remat
-
-    @remat.setter
-    def remat(self, on: bool) -> None:
-        self.network.remat = on
 
     def forward(
         self,

@@ -19,10 +19,11 @@ from mainspring.data.pair_batch import Sides, packed_pairs_of
 from mainspring.data.token_row import TokenRow, collate
 from mainspring.data.translation_pair import sentence_row, translation_row
 from mainspring.nn.transformer import Transformer
+from mainspring.objectives.around import network_tensors
 from mainspring.objectives.base import Loss, Views, check_generators, labelled, labelled_loss
 from mainspring.objectives.config import UnicoderConfig
 from mainspring.objectives.cross_entropy import summed_cross_entropy
-from mainspring.objectives.cross_lingual_network import NETWORK, CrossLingualNetwork
+from mainspring.objectives.cross_lingual_network import CrossLingualNetwork
 from mainspring.objectives.replacement import Replacement, required
 from mainspring.objectives.translation import uniform_choice
 from mainspring.objectives.words import Vocabulary
@@ -52,7 +53,7 @@ class Unicoder:
 
     def network_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The network's weights alone."""
-        return {n.removeprefix(NETWORK): t for n, t in state.items() if n.startswith(NETWORK)}
+        return network_tensors(state)
 
     def build(self, batch: TokenBatch, rngs: Sequence[np.random.Generator]) -> Views:
         """The views of all tasks; those of pairs have a row for each pair. Row r draws from `rngs[r]`."""

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mainspring.errors import WeightsError
-from mainspring.models.bert_like import is_bare
+from mainspring.models.bert_like import FREE, is_bare
 from mainspring.models.hf import VOCAB_ROWS, activation_from_hf, activation_to_hf, differences, required
 from mainspring.nn.config import TransformerConfig
 
@@ -44,26 +44,7 @@ def to_hf(config: TransformerConfig) -> dict[str, Any]:
         WeightsError: the configuration has parts that BERT has not; each is named.
     """
     shape = bert(config.d_model, config.depth, config.n_heads)
-    free = (
-        "d_ff",
-        "activation",
-        "vocab_size",
-        "vocab_rows",
-        "max_positions",
-        "type_vocab",
-        "norm_eps",
-        "head",
-        "head_transform",
-        "head_bias",
-        "tied",
-        "pooler",
-        "pair_classes",
-        "dropout",
-        "attention_dropout",
-        "init_std",
-        "scale_residual",
-    )
-    differences(config, shape, free, "BERT")
+    differences(config, shape, (*FREE, "pair_classes"), "BERT")
     if config.pair_classes not in (0, 2) or config.type_vocab == 0:
         raise WeightsError(
             f"BERT has 2 pair classes or none and at least 1 segment, not pair_classes = "
