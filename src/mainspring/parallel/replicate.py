@@ -66,7 +66,7 @@ class _Bucket:
             slot.flag = index
             offset += slot.parameter.numel()
         self.pending = len(slots)
-        self.work: dist.Work | None = None
+        self.work: comm.Pending | None = None
 
 
 class GradientReducer:
