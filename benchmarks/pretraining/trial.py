@@ -23,9 +23,8 @@ from mainspring import models, objectives, optim
 from mainspring.data.batch import TokenBatch
 from mainspring.data.config import DataConfig
 from mainspring.data.dataset import TokenData
-from mainspring.data.loader import row_generators, rows
-from mainspring.data.pairs import PairData
-from mainspring.data.sampler import mixture_of
+from mainspring.data.loader import row_generators
+from mainspring.data.training_rows import TrainingRows
 from mainspring.nn import Transformer, initialize
 from mainspring.nn.init import stable_seed
 from mainspring.nn.relative_scores import BLOCK
@@ -60,8 +59,8 @@ class Training:
         self.model = initialize(objectives.assemble(self.objective, Transformer(config)), seed)
         if isinstance(self.objective, Evolves):
             self.objective.start(self.model)
-        self._mixture = mixture_of(data, DataConfig(path="", seq_len=size.seq_len))
-        self._pairs = PairData.open(data.directory / "pairs") if arm.pairs else None
+        pairs = str(data.directory / "pairs") if arm.pairs else None
+        self._rows = TrainingRows(data, DataConfig(path="", seq_len=size.seq_len, pairs=pairs), seed)
 
     @property
     def network(self) -> nn.Module:
@@ -72,11 +71,9 @@ class Training:
 
     def batch(self, step: int) -> tuple[TokenBatch, int, int]:
         """The rows of a step, and their places in the global order."""
-        count = self.size.rows * (2 if self._pairs else 1)
+        count = self.size.rows * (2 if self.arm.pairs else 1)
         start, stop = step * count, (step + 1) * count
-        if self._pairs:
-            return self._pairs.rows(self.seed, start, stop, per_row=1), start, stop
-        return rows(self.data, self._mixture, self.seed, self.size.seq_len, start, stop), start, stop
+        return self._rows.batch(start, stop), start, stop
 
     def gradients(self, step: int) -> None:
         """Forward and backward of a step."""

@@ -131,6 +131,21 @@ def test_several_batches_of_a_step_store_what_one_does() -> None:
         torch.testing.assert_close(one.queue, several.queue)
 
 
+def test_rows_without_their_label_count_nothing_and_store_nothing() -> None:
+    objective = xlco(tlm_weight=0.0)
+    model = model_of(objective)
+    model.store(torch.randn(4, 16, generator=torch.Generator().manual_seed(1)))
+    views = objective.build(pairs(5), generators(5))
+    kept = torch.tensor([True, False, False, True, False])
+    labels = torch.where(kept[:, None], views["query"].labels, IGNORE)
+    some = objective.loss(model, views | {"query": views["query"]._replace(labels=labels)})["xlco"]
+    assert some.count == 2 and [len(keys) for keys in model.pending] == [2]
+    alone = {name: rows_from(view, 0, 1) for name, view in views.items()}
+    last = {name: rows_from(view, 3, 4) for name, view in views.items()}
+    each = sum(objective.loss(model, one)["xlco"].total.item() for one in (alone, last))
+    assert some.total.item() == pytest.approx(each, rel=1e-5)
+
+
 def test_mixup_joins_both_pairs_on_each_side() -> None:
     """Three bits: order of the sources, order of the targets, which side asks."""
     objective = xlco(mask_share=0.0, random_share=0.0)
@@ -145,7 +160,8 @@ def test_mixup_joins_both_pairs_on_each_side() -> None:
         outcome = (query[1], query[3], key[1])
         seen[outcome] = seen.get(outcome, 0) + 1
     assert len(seen) == 8 and min(seen.values()) > 25
-    assert (views["query"].labels == IGNORE).all() and views["query"].doc is None
+    assert (views["query"].labels[:, 0] == 0).all() and (views["query"].labels[:, 1:] == IGNORE).all()
+    assert (views["key"].labels == IGNORE).all() and views["query"].doc is None
 
 
 def test_info_nce_without_negatives_is_zero_and_is_not_normalised() -> None:

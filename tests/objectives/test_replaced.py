@@ -119,7 +119,9 @@ def test_losses_by_hand() -> None:
     losses = objective.loss(model, views)
     where = views["mlm"].labels != IGNORE
     assert torch.equal(views["rtd"].ids, batch.ids[:, : views["rtd"].ids.shape[1]])
-    assert torch.equal(where, views["rtd"].labels != IGNORE), "draws stand where tokens are hidden"
+    drawn = (views["rtd"].labels >= 0) & (views["rtd"].labels < 2**31)
+    assert torch.equal(where, drawn), "draws stand where tokens are hidden"
+    assert torch.equal(views["rtd"].labels == 2**31, views["rtd"].valid & ~where)
     with torch.no_grad():
         logits = model.generator(views["mlm"]).logits[where]
         torch.testing.assert_close(

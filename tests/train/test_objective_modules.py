@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 
 from mainspring.data.dataset import TokenData
 from mainspring.data.pairs import PairData
-from mainspring.errors import DataError
+from mainspring.errors import CheckpointError, ConfigError, DataError
 from mainspring.evaluate.objective import score_run
 from mainspring.models.hub import import_hf
 from mainspring.nn import Transformer
@@ -172,6 +174,62 @@ def test_tasks_of_unicoder_are_the_same_over_ranks(words: Path, pairs: Path, tmp
     assert alone.keys() == two.keys()
     for step, (loss, norm) in alone.items():
         assert two[step] == pytest.approx((loss, norm), rel=1e-4)
+
+
+MIXED = {"kind": "mixed", "text": {"kind": "mlm"}, "pairs": CONTRAST, "pairs_weight": 0.5}
+HALF = {"data__pairs_share": 0.5}
+
+
+def test_text_and_pairs_in_one_run_resume_to_the_bit(words: Path, pairs: Path, tmp_path: Path) -> None:
+    steady = {**HALF, "optim__schedule": {"kind": "constant"}, "train__eval_every": 6}
+    at_once = over_pairs(0, 1, str(words), str(tmp_path / "one"), str(pairs), steady, MIXED)
+    first = over_pairs(
+        0, 1, str(words), str(tmp_path / "two"), str(pairs), {**steady, "train__steps": 4}, MIXED
+    )
+    moved = shutil.copytree(pairs, tmp_path / "moved")
+    rest = over_pairs(0, 1, str(words), str(tmp_path / "two"), str(moved), steady, MIXED)
+    assert first | rest == at_once and list(rest) == [5, 6]
+    told = [json.loads(line) for line in Run(tmp_path / "one").metrics.read_text().splitlines()]
+    steps = [e for e in told if e["event"] == "step_done"]
+    assert set(steps[0]["losses"]) == {"text.mlm", "pairs.xlco", "pairs.tlm"}
+    assert any(e["event"] == "evaluated" for e in told), "held-out text is scored, pairs are not"
+    others = [(" ".join(WORDS[:3]), " ".join(WORDS[3:6]))] * 3
+    other = PairData.encode(others, TokenData.open(words).tokenizer).save(tmp_path / "other")
+    with pytest.raises(CheckpointError, match=r"of another run: pairs.all was"):
+        over_pairs(0, 1, str(words), str(tmp_path / "two"), str(other), steady, MIXED)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("zero", [0, 3])
+def test_text_and_pairs_are_the_same_over_ranks(words: Path, pairs: Path, tmp_path: Path, zero: int) -> None:
+    """Batches of 8 rows, a fifth of them pairs: the two ranks have different numbers, and sometimes none."""
+    changes = {"train__steps": 4, "train__checkpoint_every": 0, "data__pairs_share": 0.2}
+    alone = over_pairs(0, 1, str(words), str(tmp_path / "one"), str(pairs), changes, MIXED)
+    over = {**changes, "plan__zero": zero}
+    two = run_ranks(over_pairs, 2, str(words), str(tmp_path / "two"), str(pairs), over, MIXED)[0]
+    assert alone.keys() == two.keys()
+    for step, (loss, norm) in alone.items():
+        assert two[step] == pytest.approx((loss, norm), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("objective", "data", "message"),
+    [
+        ({"kind": "tlm"}, {}, "'tlm' reads pairs of texts: write them with mainspring data pairs"),
+        ({"kind": "rtd", "text": "pairs"}, {}, "'rtd' reads pairs"),
+        ({"kind": "mlm"}, {"pairs": "there"}, "'mlm' reads rows of text; leave data.pairs out"),
+        (MIXED, {"pairs": "there"}, "leaves no text for objective.kind = 'mixed'; try 0.5"),
+        ({"kind": "tlm"}, {"pairs": "there", "pairs_share": 0.5}, "reads no text beside pairs"),
+    ],
+)
+def test_an_objective_and_data_that_do_not_go_together_are_refused(
+    words: Path, objective: dict[str, Any], data: dict[str, Any], message: str
+) -> None:
+    wanted = recipe(words).replace(
+        objective=objective, model={"family": "bert", "config": {**SHAPE, "n_layers": 2}}
+    )
+    with pytest.raises(ConfigError, match=message):
+        check(wanted.replace(data={**wanted.data.model_dump(), **data}))
 
 
 @pytest.mark.parametrize("kind", ["prefix", "s2s", "tlm", "mt", "pmlm", "unilm", "dae"])

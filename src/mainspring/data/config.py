@@ -97,7 +97,10 @@ class DataConfig(Section):
     weights: dict[str, float] | None = None
     """Shares of sources, or of streams, by name; then only those are read and alpha acts inside a source."""
     pairs: str | None = None
-    """Directory of encoded pairs (`mainspring.data.pairs`), read in place of rows of text by objectives on
-    pairs; a row of them counts as `seq_len` tokens."""
+    """Directory of encoded pairs that `mainspring data pairs` wrote, for objectives on pairs; a row of them
+    counts as `seq_len` tokens. Directions are drawn by alpha, as streams of text are."""
+    pairs_share: float = Field(1.0, gt=0, le=1)
+    """Share of rows that are pairs; below 1 the others are text, which an objective of kind `mixed` reads
+    beside them."""
     pairs_per_row: int = Field(1, ge=1)
     """Neighbouring pairs of a row."""

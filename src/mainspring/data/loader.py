@@ -31,12 +31,15 @@ def rows(data: TokenData, mixture: Mixture, seed: int, seq_len: int, start: int,
         seq_len: tokens in a row.
         start, stop: global indices; a rank takes its own slice.
     """
-    streams = data.split("train")
     chosen, places = samples(seed, mixture, start, stop)
-    named = [streams[name] for name in mixture.names]
-    windows = [
-        named[int(c)].window(int(row) * seq_len, seq_len + 1) for c, row in zip(chosen, places, strict=True)
-    ]
+    wanted = [(mixture.names[int(c)], int(row)) for c, row in zip(chosen, places, strict=True)]
+    return text_batch(data, wanted, seq_len)
+
+
+def text_batch(data: TokenData, wanted: Sequence[tuple[str, int]], seq_len: int) -> TokenBatch:
+    """The named rows of training streams, (stream, row of it), as a batch [len(wanted), seq_len]."""
+    streams = data.split("train")
+    windows = [streams[name].window(row * seq_len, seq_len + 1) for name, row in wanted]
     return _batch(windows, seq_len, data.separator)
 
 

@@ -85,7 +85,8 @@ def _documents(config: SourceConfig, report: ReadReport) -> Iterator[Document]:
 
 def _of_stream(opened: Opened, config: SourceConfig, report: ReadReport) -> Iterator[Document]:
     kind = opened.format if config.format == "auto" else config.format
-    lines = _lines(opened, config.encoding, report)
+    numbered = numbered_lines(opened, config.encoding, report)
+    lines = ((number, line) for number, line in numbered if line is not None)
     if kind == "text":
         yield from _text(lines, opened.name, config)
     elif kind == "jsonl":
@@ -95,9 +96,9 @@ def _of_stream(opened: Opened, config: SourceConfig, report: ReadReport) -> Iter
         yield from _columns(records, opened.name, config, report)
 
 
-def _lines(opened: Opened, encoding: str, report: ReadReport) -> _Lines:
-    """Numbered lines without their ends; undecodable and endless ones are reported, a damaged end stops the
-    file."""
+def numbered_lines(opened: Opened, encoding: str, report: ReadReport) -> Iterator[tuple[int, str | None]]:
+    """Numbered lines without their ends; undecodable and endless ones are reported and come as None, a
+    damaged end stops the file."""
     number = 0
     decode = codecs.getdecoder(encoding)
     stream: IO[bytes] = opened.stream
@@ -118,15 +119,19 @@ def _lines(opened: Opened, encoding: str, report: ReadReport) -> _Lines:
             except DAMAGE as error:
                 report.fault(opened.name, number, "damaged file, rest lost", str(error))
                 return
+            yield number, None
             continue
         if number == 1 and line.startswith(codecs.BOM_UTF8):
             line = line[3:]
         try:
-            yield number, decode(line)[0].rstrip("\r\n")
+            text = decode(line)[0].rstrip("\r\n")
         except UnicodeDecodeError as error:
             report.fault(
                 opened.name, number, f"not valid {encoding}", f"byte {error.start + 1}: {error.reason}"
             )
+            yield number, None
+            continue
+        yield number, text
 
 
 def _text(lines: _Lines, name: str, config: SourceConfig) -> Iterator[Document]:

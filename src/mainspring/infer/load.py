@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mainspring.data.pairs import PairData
+from mainspring.data.pair_corpora import PairCorpora
 from mainspring.errors import DataError, UsageError, WeightsError
 from mainspring.infer.layout import GENERATING, Layout
 from mainspring.infer.layout import layout_of as prompt_layout
@@ -18,6 +18,7 @@ from mainspring.models import FAMILIES, resolve
 from mainspring.models.exchange import LOOKED_FOR, import_model, layout_of
 from mainspring.nn.config import TransformerConfig
 from mainspring.nn.transformer import Transformer
+from mainspring.objectives.config import MixedConfig, ObjectiveConfig
 from mainspring.text.tokenizer import Tokenizer
 from mainspring.train.checkpoint import latest, load_model_state
 from mainspring.train.recipe import Recipe
@@ -69,7 +70,8 @@ def load(path: str | Path, device: str | torch.device, dtype: Literal["fp32", "b
 def _run(directory: Path, checkpoint: Path | None, device: torch.device, dtype: torch.dtype) -> Loaded:
     run = Run(directory)
     recipe = run.read_recipe()
-    if recipe.objective.kind not in GENERATING:
+    objective = _written(recipe.objective)
+    if objective.kind not in GENERATING:
         raise UsageError(
             f"{directory}: trained with objective {recipe.objective.kind!r}, which does not learn to "
             f"write text; generation needs a model trained with one of {', '.join(GENERATING)}"
@@ -81,18 +83,27 @@ def _run(directory: Path, checkpoint: Path | None, device: torch.device, dtype: 
             f"{directory}: the run has no complete checkpoint yet; looked for step-... in {run.checkpoints}"
         )
     config = resolve(recipe.model, tokenizer.vocab_size)
-    layout = prompt_layout(recipe.objective, tokenizer, _languages(directory, recipe, config))
+    layout = prompt_layout(objective, tokenizer, _languages(directory, recipe, objective, config))
     model = _model(config, load_model_state(checkpoint), device, dtype)
     return Loaded(model, tokenizer, directory.name, layout)
 
 
-def _languages(directory: Path, recipe: Recipe, config: TransformerConfig) -> tuple[int, int]:
+def _written(objective: ObjectiveConfig) -> ObjectiveConfig:
+    """What a run has learnt to write: of text and pairs, the target of a pair comes first."""
+    if not isinstance(objective, MixedConfig):
+        return objective
+    return objective.pairs if objective.pairs.kind in GENERATING else objective.text
+
+
+def _languages(
+    directory: Path, recipe: Recipe, objective: ObjectiveConfig, config: TransformerConfig
+) -> tuple[int, int]:
     """Language indices of sources and targets, which a run's pairs know, where the model is told them."""
-    told = config.languages > 0 or (recipe.objective.kind == "mt" and recipe.objective.language_tags)
+    told = config.languages > 0 or (objective.kind == "mt" and objective.language_tags)
     if recipe.data.pairs is None or not told:
         return 0, 0
     try:
-        return PairData.open(recipe.data.pairs).langs
+        return next(iter(PairCorpora.open(recipe.data.pairs).directions.values())).langs
     except DataError as error:
         raise UsageError(
             f"{directory}: the model is told the languages of its texts, and the pairs that it was trained "

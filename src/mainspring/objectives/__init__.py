@@ -19,6 +19,7 @@ from mainspring.objectives.config import (
     ContrastConfig,
     DenoisingConfig,
     MaskedConfig,
+    MixedConfig,
     ObjectiveConfig,
     PrefixConfig,
     PseudoMaskedConfig,
@@ -34,6 +35,7 @@ from mainspring.objectives.cross_entropy import smoothed_cross_entropy, summed_c
 from mainspring.objectives.encoder_decoder import Denoising, Translate
 from mainspring.objectives.generator import GeneratorAndDiscriminator
 from mainspring.objectives.masked import MaskedLM, mask_row
+from mainspring.objectives.mixed import Mixed
 from mainspring.objectives.momentum import MomentumContrast
 from mainspring.objectives.prefix import PrefixLM
 from mainspring.objectives.pseudo_masked import PseudoMaskedLM
@@ -56,6 +58,8 @@ __all__ = [
     "Loss",
     "MaskedConfig",
     "MaskedLM",
+    "Mixed",
+    "MixedConfig",
     "MomentumContrast",
     "Objective",
     "ObjectiveConfig",

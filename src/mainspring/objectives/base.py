@@ -2,6 +2,9 @@
 
 A loss is a sum over its terms, never a mean: only the trainer knows how many terms all ranks and
 micro-batches have together, and it alone divides. So the result does not depend on how a batch was split.
+
+Every term is told by a label of a view: views that have lost all their labels run as others do and count
+nothing. So ranks that read different rows can run the same networks in the same order.
 """
 
 from __future__ import annotations
@@ -73,7 +76,7 @@ class OwnsModules(Protocol):
 
 
 Gather = Callable[[Tensor], Tensor]
-"""Joins the equal parts [n, ...] of all ranks, in the order of the ranks: [ranks * n, ...]."""
+"""Joins the parts [n, ...] of all ranks, whatever n is on each, in the order of the ranks."""
 
 
 @runtime_checkable

@@ -9,6 +9,7 @@ from mainspring.objectives.config import (
     ContrastConfig,
     DenoisingConfig,
     MaskedConfig,
+    MixedConfig,
     ObjectiveConfig,
     PrefixConfig,
     PseudoMaskedConfig,
@@ -22,6 +23,7 @@ from mainspring.objectives.config import (
 from mainspring.objectives.contrast import CrossLingualContrast
 from mainspring.objectives.encoder_decoder import Denoising, Translate
 from mainspring.objectives.masked import MaskedLM
+from mainspring.objectives.mixed import Mixed
 from mainspring.objectives.prefix import PrefixLM
 from mainspring.objectives.pseudo_masked import PseudoMaskedLM
 from mainspring.objectives.replaced import ReplacedTokens
@@ -61,5 +63,8 @@ def build(config: ObjectiveConfig, vocabulary: Vocabulary) -> Objective:
             return Translate(config, vocabulary)
         case UnicoderConfig():
             return Unicoder(config, vocabulary)
+        case MixedConfig():
+            text, pairs = (build(part, vocabulary) for part in (config.text, config.pairs))
+            return Mixed(config, text, pairs, vocabulary)
         case CausalConfig():
             return CausalLM()

@@ -226,6 +226,48 @@ class UnicoderConfig(ReplacementConfig):
     """Weight of hidden tokens in the text of two languages."""
 
 
+TextConfig = Annotated[
+    CausalConfig | MaskedConfig | PseudoMaskedConfig | UnilmConfig | ReplacedConfig | DenoisingConfig,
+    Field(discriminator="kind"),
+]
+"""An objective on rows of text."""
+
+PairsConfig = Annotated[
+    PrefixConfig
+    | Seq2SeqConfig
+    | ReplacedConfig
+    | TranslationConfig
+    | ContrastConfig
+    | TranslateConfig
+    | UnicoderConfig,
+    Field(discriminator="kind"),
+]
+"""An objective on pairs."""
+
+
+class MixedConfig(Section):
+    """Train on text and on pairs in every step (InfoXLM, XLM-E, Z-code); needs `data.pairs_share` below 1."""
+
+    kind: Literal["mixed"] = "mixed"
+    """An objective for text and one for pairs."""
+    text: TextConfig
+    """What is done with rows of text."""
+    pairs: PairsConfig
+    """What is done with pairs."""
+    text_weight: float = Field(1.0, ge=0)
+    """Weight of all losses on text."""
+    pairs_weight: float = Field(1.0, ge=0)
+    """Weight of all losses on pairs."""
+
+    def model_post_init(self, _context: object) -> None:
+        """Replaced tokens are found in what the part is for."""
+        for part in ("text", "pairs"):
+            wanted = "plain" if part == "text" else "pairs"
+            config = getattr(self, part)
+            if isinstance(config, ReplacedConfig) and config.text != wanted:
+                raise ValueError(f"{part}.text = {config.text!r}: of {part} it has to be {wanted!r}")
+
+
 ObjectiveConfig = Annotated[
     CausalConfig
     | MaskedConfig
@@ -238,10 +280,27 @@ ObjectiveConfig = Annotated[
     | ContrastConfig
     | DenoisingConfig
     | TranslateConfig
-    | UnicoderConfig,
+    | UnicoderConfig
+    | MixedConfig,
     Field(discriminator="kind"),
 ]
 """Any objective."""
+
+
+def reads_pairs(config: ObjectiveConfig) -> bool:
+    """Whether an objective reads pairs, alone or beside text."""
+    if isinstance(config, ReplacedConfig):
+        return config.text == "pairs"
+    return isinstance(
+        config,
+        PrefixConfig
+        | Seq2SeqConfig
+        | TranslationConfig
+        | ContrastConfig
+        | TranslateConfig
+        | UnicoderConfig
+        | MixedConfig,
+    )
 
 
 def predicted_share(config: ObjectiveConfig) -> float:
@@ -251,5 +310,7 @@ def predicted_share(config: ObjectiveConfig) -> float:
             return min(1.0, 2 * config.rate)
         case MaskedConfig() | UnilmConfig() | ReplacedConfig() | TranslationConfig() | ContrastConfig():
             return config.rate
+        case MixedConfig():
+            return max(predicted_share(config.text), predicted_share(config.pairs))
         case _:
             return 1.0

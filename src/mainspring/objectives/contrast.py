@@ -21,7 +21,7 @@ from mainspring.data.token_row import TokenRow, collate
 from mainspring.data.translation_pair import mixed_sides, sentence_row
 from mainspring.nn.transformer import Transformer
 from mainspring.objectives.around import network_tensors
-from mainspring.objectives.base import Gather, Loss, Views, check_generators, labelled_loss
+from mainspring.objectives.base import Gather, Loss, Views, check_generators, labelled, labelled_loss
 from mainspring.objectives.config import ContrastConfig, TranslationConfig
 from mainspring.objectives.momentum import MomentumContrast
 from mainspring.objectives.replacement import Replacement, required
@@ -31,6 +31,9 @@ from mainspring.objectives.words import Vocabulary
 
 class CrossLingualContrast:
     """Losses `xlco`, over rows, and, with a weight, `tlm`, over hidden tokens.
+
+    In the view `query` a row's first token is labelled 0, the class of its own key; a row without that label
+    counts nothing, and its key is not kept.
 
     The keys of a step enter the queue after it, those of all ranks in the order of the global batch; so how a
     batch is cut changes nothing. Until keys have been stored a row has nothing to be told from and no loss.
@@ -91,15 +94,16 @@ class CrossLingualContrast:
     def counts(self, views: Views) -> dict[str, int]:
         """Number of rows, and of hidden tokens."""
         tokens = self._translation.counts(views) if self.TLM in views else {}
-        return {self.XLCO: views[self.QUERY].ids.shape[0], **tokens}
+        return {self.XLCO: int(labelled(views[self.QUERY]).sum()), **tokens}
 
     def passes(self, model: nn.Module, views: Views) -> Sequence[Callable[[], dict[str, Loss]]]:
         """The contrast, then translation language modelling."""
         counts = self.counts(views)
 
         def contrast() -> dict[str, Loss]:
-            key = model(views[self.KEY], part="key")
-            query = model(views[self.QUERY], part="query")
+            counted = labelled(views[self.QUERY])[:, 0]
+            key = model(views[self.KEY], part="key")[counted]
+            query = model(views[self.QUERY], part="query")[counted]
             assert isinstance(model, MomentumContrast)
             if torch.is_grad_enabled():
                 model.pending.append(key)
@@ -124,7 +128,9 @@ class CrossLingualContrast:
             self._masked(sentence_row(parts, self.vocabulary.first, self._separator), rng)
             for parts in mixed_sides(pairs, rng)
         )
-        return query, key
+        own = query.labels.copy()
+        own[0] = 0
+        return query._replace(labels=own), key
 
     def _masked(self, row: TokenRow, rng: np.random.Generator) -> TokenRow:
         hidden = uniform_choice(row, self.vocabulary, self.config.rate, rng)

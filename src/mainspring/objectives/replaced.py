@@ -16,7 +16,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mainspring.data.batch import IGNORE, TokenBatch
+from mainspring.data.batch import TokenBatch
 from mainspring.data.pair_batch import packed_pairs_of
 from mainspring.data.token_row import Ints, TokenRow, collate, rows_of
 from mainspring.data.translation_pair import translation_rows
@@ -41,9 +41,9 @@ _DRAWS = 1 << 31
 class ReplacedTokens:
     """Losses of the generator (`mlm`) and of the discriminator (`rtd`).
 
-    The view `mlm` has the hidden tokens as labels. The view `rtd` has the original text; its labels stand at
-    the same places and hold the chance by which the generator's prediction is sampled, as an integer below
-    2^31: so the sample belongs to the row, on whatever rank it is computed.
+    The view `mlm` has the hidden tokens as labels. The view `rtd` has the original text; its labels hold, at
+    the hidden tokens, the chance by which the generator's prediction is sampled, as an integer below 2^31, so
+    that the sample belongs to the row, on whatever rank it is computed; and 2^31 at all other tokens.
 
     Raises:
         ConfigError: the tokenizer lacks a special token that the layout needs.
@@ -74,7 +74,7 @@ class ReplacedTokens:
         for row, rng in zip(self._rows(batch), rngs, strict=True):
             hidden = self._choose(row, rng)
             masked.append(row.hide(hidden, self._replacement.draw(row.ids[hidden], rng)))
-            draws: Ints = np.full(row.length, IGNORE)
+            draws: Ints = np.full(row.length, _DRAWS)
             draws[hidden] = rng.integers(_DRAWS, size=int(hidden.sum()))
             originals.append(row._replace(labels=draws))
         pad, device = self.vocabulary.pad, batch.ids.device
@@ -85,9 +85,7 @@ class ReplacedTokens:
 
     def counts(self, views: Views) -> dict[str, int]:
         """Number of hidden tokens, and of all tokens."""
-        text = views[self.RTD]
-        tokens = text.ids.numel() if text.valid is None else int(text.valid.sum())
-        return {self.MLM: int(labelled(views[self.MLM]).sum()), self.RTD: tokens}
+        return {name: int(labelled(views[name]).sum()) for name in (self.MLM, self.RTD)}
 
     def passes(self, model: nn.Module, views: Views) -> Sequence[Callable[[], dict[str, Loss]]]:
         """The generator's forward, then the discriminator's; the second needs that the first has run."""
@@ -104,9 +102,10 @@ class ReplacedTokens:
 
         def discriminate() -> dict[str, Loss]:
             text = views[self.RTD]
+            where = labelled(text)
             view = text._replace(ids=sampled[0], labels=None)
-            scores = model(view, part="discriminator", select=text.valid).logits.squeeze(-1)
-            replaced = (view.ids != text.ids) if text.valid is None else (view.ids != text.ids)[text.valid]
+            scores = model(view, part="discriminator", select=where).logits.squeeze(-1)
+            replaced = (view.ids != text.ids)[where]
             total = F.binary_cross_entropy_with_logits(scores.float(), replaced.float(), reduction="sum")
             return {self.RTD: Loss(total, self.config.weight, counts[self.RTD])}
 
@@ -138,7 +137,7 @@ class ReplacedTokens:
     def _replace(self, text: TokenBatch, logits: Tensor) -> Tensor:
         """The text with the generator's samples at the hidden places: ids [B, T]."""
         assert text.labels is not None
-        where = labelled(text)
+        where = labelled(text) & (text.labels < _DRAWS)
         draws = (text.labels[where].double() + 0.5) / _DRAWS
         ids = text.ids.clone()
         ids[where] = sample_tokens(logits, draws)

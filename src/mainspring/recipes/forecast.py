@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from mainspring.data.dataset import TokenData
-from mainspring.data.sampler import mixture_of
 from mainspring.data.shards import read_manifest
 from mainspring.errors import DataError
 from mainspring.models import FAMILIES, resolve
@@ -19,7 +18,7 @@ from mainspring.parallel.world import usable_cores
 from mainspring.planner import Machine, Prepared, prepare
 from mainspring.planner.memory import available_memory
 from mainspring.planner.units import duration
-from mainspring.train.feed import open_pairs
+from mainspring.train.feed import rows_of_run
 from mainspring.train.recipe import Recipe
 
 _DEFAULT_VOCABULARY = 50257
@@ -113,9 +112,7 @@ def check(recipe: Recipe) -> None:
     data = TokenData.open(recipe.data.path)
     build_objective(recipe.objective, Vocabulary.of_tokenizer(data.tokenizer))
     resolve(recipe.model, data.vocab_size)
-    mixture_of(data, recipe.data)
-    if recipe.data.pairs is not None:
-        open_pairs(recipe.data.pairs, data)
+    rows_of_run(recipe, data)
     here = Machine(  # no rate matters here, and measuring takes time
         flops_fp32=1.0,
         flops_bf16=1.0,

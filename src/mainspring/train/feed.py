@@ -7,13 +7,12 @@ number of ranks.
 
 from __future__ import annotations
 
-from mainspring.data.batch import TokenBatch
 from mainspring.data.dataset import TokenData
-from mainspring.data.loader import row_generators, rows
-from mainspring.data.pairs import PairData
-from mainspring.data.sampler import mixture_of
-from mainspring.errors import DataError
+from mainspring.data.loader import row_generators
+from mainspring.data.training_rows import TrainingRows
+from mainspring.errors import ConfigError
 from mainspring.objectives import Objective, Views
+from mainspring.objectives.config import reads_pairs
 from mainspring.planner import Batch
 from mainspring.train.recipe import Recipe
 
@@ -32,12 +31,8 @@ class Feed:
     def __init__(
         self, recipe: Recipe, data: TokenData, objective: Objective, batch: Batch, rank: int
     ) -> None:
-        self._data = data
         self._seed = recipe.train.seed
-        self._seq_len = recipe.data.seq_len
-        self._mixture = mixture_of(data, recipe.data)
-        self._pairs = None if recipe.data.pairs is None else open_pairs(recipe.data.pairs, data)
-        self._per_row = recipe.data.pairs_per_row
+        self._rows = rows_of_run(recipe, data)
         self._objective = objective
         self._batch = batch
         self._rank = rank
@@ -50,25 +45,32 @@ class Feed:
         return [self._views(start, min(start + size, end)) for start in range(first, end, size)]
 
     def _views(self, start: int, stop: int) -> Views:
-        return self._objective.build(self._rows(start, stop), row_generators(self._seed, start, stop))
-
-    def _rows(self, start: int, stop: int) -> TokenBatch:
-        if self._pairs is not None:
-            pad = self._data.tokenizer.pad or 0
-            return self._pairs.rows(self._seed, start, stop, per_row=self._per_row, pad=pad)
-        return rows(self._data, self._mixture, self._seed, self._seq_len, start, stop)
+        return self._objective.build(self._rows.batch(start, stop), row_generators(self._seed, start, stop))
 
 
-def open_pairs(folder: str, data: TokenData) -> PairData:
-    """The pairs that a run reads.
+def rows_of_run(recipe: Recipe, data: TokenData) -> TrainingRows:
+    """The rows that a run reads: of text, of pairs, or of both, as its objective wants.
 
     Raises:
-        DataError: there are none, or they were encoded with another tokenizer than the run's data.
+        ConfigError: objective and data do not go together; says which field to change.
+        DataError: what the run should read is not there.
     """
-    pairs = PairData.open(folder)
-    if pairs.tokenizer_hash != data.tokenizer.hash:
-        raise DataError(
-            f"data.pairs = {folder!r} was encoded with another tokenizer than data.path = "
-            f"{str(data.directory)!r}; encode the pairs with the tokenizer.json there"
+    kind, pairs, share = recipe.objective.kind, recipe.data.pairs, recipe.data.pairs_share
+    if reads_pairs(recipe.objective) and pairs is None:
+        raise ConfigError(
+            f"objective.kind = {kind!r} reads pairs of texts: write them with mainspring data pairs, and "
+            "name the directory with data.pairs"
         )
-    return pairs
+    if pairs is not None and not reads_pairs(recipe.objective):
+        raise ConfigError(
+            f"data.pairs = {pairs!r}: objective.kind = {kind!r} reads rows of text; leave data.pairs out, or "
+            "use objective.kind = 'mixed'"
+        )
+    if kind == "mixed" and share == 1:
+        raise ConfigError("data.pairs_share = 1.0 leaves no text for objective.kind = 'mixed'; try 0.5")
+    if kind != "mixed" and share < 1:
+        raise ConfigError(
+            f"data.pairs_share = {share}: objective.kind = {kind!r} reads no text beside pairs; use "
+            "objective.kind = 'mixed', or leave the share out"
+        )
+    return TrainingRows(data, recipe.data, recipe.train.seed)

@@ -12,6 +12,7 @@ from pydantic import Field
 from mainspring.config import Section
 from mainspring.data.config import DataConfig
 from mainspring.data.dataset import TokenData
+from mainspring.data.pair_corpora import PairCorpora
 from mainspring.models import ModelConfig
 from mainspring.objectives.config import CausalConfig, ObjectiveConfig
 from mainspring.optim.config import OptimConfig
@@ -83,13 +84,18 @@ def identity(recipe: Recipe, data: TokenData) -> dict[str, Any]:
     plain = recipe.model_dump(mode="json")
     return {
         "model": plain["model"],
-        "data": {k: v for k, v in plain["data"].items() if k != "path"},
+        "data": {k: v for k, v in plain["data"].items() if k not in ("path", "pairs")},
         "objective": plain["objective"],
         "train.seed": recipe.train.seed,
         "train.batch_tokens": recipe.train.batch_tokens,
         "tokenizer": data.manifest["tokenizer"]["hash"],
         "text": digest(data.manifest["splits"]["train"]),
+        "pairs": _pairs(recipe.data.pairs),
     }
+
+
+def _pairs(folder: str | None) -> dict[str, str]:
+    return {} if folder is None else {n: d.digest for n, d in PairCorpora.open(folder).directions.items()}
 
 
 def digest(values: Mapping[str, Any]) -> str:

@@ -76,9 +76,16 @@ class Step:
             self.objective.after_step(self.model, self._gather, applied)
 
     def _gather(self, part: Tensor) -> Tensor:
-        """Equal parts of all ranks, joined in their order."""
+        """Parts [n, ...] of all ranks, joined in their order; n may differ from rank to rank."""
         if not dist.is_initialized() or dist.get_world_size() == 1:
             return part
+        lengths = self._gather_equal(torch.tensor([len(part)], device=part.device)).tolist()
+        longest = part.new_zeros(max(lengths), *part.shape[1:])
+        longest[: len(part)] = part
+        whole = torch.split(self._gather_equal(longest), max(lengths))
+        return torch.cat([rows[:length] for rows, length in zip(whole, lengths, strict=True)])
+
+    def _gather_equal(self, part: Tensor) -> Tensor:
         shape = (dist.get_world_size() * part.shape[0], *part.shape[1:])
         whole = torch.empty(shape, dtype=part.dtype, device=part.device)
         counter = parallel.traffic(self.model)

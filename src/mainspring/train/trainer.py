@@ -249,7 +249,7 @@ class Trainer:
         return said
 
     def _evaluate(self, setup: Setup) -> None:
-        if self.recipe.data.pairs is not None:
+        if self.recipe.data.pairs is not None and self.recipe.data.pairs_share == 1:
             self._tell(events.Warned(self._step, "no pairs are held out, so nothing is evaluated"))
             return
         score = holdout.score(
