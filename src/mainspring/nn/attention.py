@@ -5,12 +5,14 @@ Legend: B rows, T tokens, S source tokens, H heads, E head width, D model width.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mainspring.nn.blocked_attention import blocked_attention, suits
 from mainspring.nn.cache import LayerCache
 from mainspring.nn.config import TransformerConfig
 from mainspring.nn.disentangled import DisentangledAttention, Relative, project_parts
@@ -156,26 +158,28 @@ class CrossAttention(nn.Module):
 
 def attend(q: Tensor, k: Tensor, v: Tensor, sight: Sight, scale: float | None, dropout: float) -> Tensor:
     """softmax(q k^T * scale + mask) v over [B, H, T, E]; a query that may see nothing gives 0."""
-    mask, lead = _typed(sight.mask, q), sight.lead
+    lead = sight.lead
     if not lead:
-        return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=sight.is_causal, scale=scale
-        )
+        return _mix(q, k, v, sight.mask, sight.is_causal, scale, dropout)
     first, rest = q.split_with_sizes([lead, q.shape[2] - lead], dim=2)
     parts = [
-        F.scaled_dot_product_attention(
-            first,
-            k[:, :, :lead],
-            v[:, :, :lead],
-            attn_mask=_typed(sight.lead_mask, q),
-            dropout_p=dropout,
-            scale=scale,
-        ),
-        F.scaled_dot_product_attention(rest, k, v, attn_mask=mask, dropout_p=dropout, scale=scale),
+        _mix(first, k[:, :, :lead], v[:, :, :lead], sight.lead_mask, False, scale, dropout),
+        _mix(rest, k, v, sight.mask, False, scale, dropout),
     ]
     return torch.cat(parts, dim=2)
 
 
-def _typed(mask: Tensor | None, q: Tensor) -> Tensor | None:
-    """Scores in the dtype of the queries; other masks as they are."""
-    return mask.to(q.dtype) if mask is not None and mask.is_floating_point() else mask
+def _mix(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float | None, dropout: float
+) -> Tensor:
+    """Scaled dot product attention by the faster of PyTorch's kernel and ours."""
+    if mask is not None and mask.is_floating_point():
+        mask = mask.to(q.dtype)
+    if dropout == 0.0 and suits(q, k, v, mask):
+        if mask is not None and mask.dtype == torch.bool:
+            mask = torch.zeros(mask.shape, dtype=q.dtype).masked_fill_(~mask, -math.inf)
+        mixed: Tensor = blocked_attention(q, k, v, mask, causal, scale or 1 / math.sqrt(q.shape[-1]))
+        return mixed
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scale
+    )

@@ -122,7 +122,7 @@ def _dropout(config: TransformerConfig, width: int, w: Widths) -> float:
 
 
 def _scores(config: TransformerConfig, seq_len: int, numerics: Numerics, w: Widths) -> float:
-    """What attention keeps beside queries, keys, values and output."""
+    """What PyTorch's attention keeps beside queries, keys, values and output; blocked attention nothing."""
     a, i = config.n_heads, config.n_heads * config.head_width
     if not config.attention_dropout and config.t5_bias is None:
         return a * _FP32  # fused: one log-sum-exp a head
