@@ -100,3 +100,22 @@ def test_module_is_torchs_own():
     assert isinstance(layer, torch.nn.Linear) and layer.state_dict().keys() == {"weight", "bias"}
     x = torch.randn(40, 192)
     torch.testing.assert_close(layer(x), F.linear(x, layer.weight, layer.bias), atol=1e-4, rtol=1e-5)
+
+
+def test_the_operator_is_what_compilers_need():
+    torch.library.opcheck(torch.ops.mainspring.linear.default, operands())
+
+
+def test_survives_a_compiler():
+    x, w, b = operands()
+    compiled = torch.compile(lambda x, w, b: linear(x, w, b).relu(), backend="aot_eager", fullgraph=True)
+    got, want = compiled(x, w, b), F.linear(x, w, b).relu()
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
+    push = torch.randn_like(want)
+    grads = torch.autograd.grad(got, (x, w, b), push)
+    for a, e in zip(grads, torch.autograd.grad(want, (x, w, b), push), strict=True):
+        torch.testing.assert_close(a, e, atol=1e-4, rtol=1e-4)
+    with profile() as seen:
+        compiled(x, w, b).sum().backward()
+    products = [event.count for event in seen.key_averages() if "mkldnn::_linear_pointwise" in event.key]
+    assert sum(products) == 3

@@ -2,11 +2,13 @@
 
 PyTorch multiplies fp32 matrices on CPU with MKL, which does not use AVX-512 on every processor that has it;
 oneDNN, in every x86 build of PyTorch, does (on an AMD EPYC 220 against 105 GFLOP/s on one thread, both true
-fp32). Other devices and dtypes, tracing, autocast and small products take PyTorch's own path.
+fp32). Other devices and dtypes, autocast and small products take PyTorch's own path. A compiler sees one
+operator, which it calls.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -39,6 +41,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         [..., out].
     """
     if _suits(x, weight, bias):
+        if torch.compiler.is_compiling():
+            compiled: Tensor = _linear(x, weight, bias)
+            return compiled
         if not torch.is_grad_enabled():
             return _product(x, weight, bias)
         product: Tensor = _OneDnnLinear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
@@ -57,7 +62,6 @@ def _suits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         and all(t.dtype == torch.float32 for t in operands)
         and bool(torch.backends.mkldnn.enabled)
         and torch._C._has_mkldnn
-        and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
     )
 
@@ -69,6 +73,20 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return plain
 
 
+def _gradients(
+    ctx: Any, grad: Tensor, multiply: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients by the input, the weight and the bias, where needed, by products of the given kind."""
+    x, weight = ctx.saved_tensors
+    by_x, by_weight, by_bias = ctx.needs_input_grad
+    flat_grad, flat_x = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
+    if flat_x.shape[0] < FEWEST_ROWS:
+        multiply = F.linear
+    grad_x = multiply(flat_grad, weight.t(), None).view(x.shape) if by_x else None
+    grad_weight = multiply(flat_grad.t(), flat_x.t(), None) if by_weight else None
+    return grad_x, grad_weight, flat_grad.sum(0) if by_bias else None
+
+
 class _OneDnnLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -78,15 +96,28 @@ class _OneDnnLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         (grad,) = outputs
-        x, weight = ctx.saved_tensors
-        by_x, by_weight, by_bias = ctx.needs_input_grad
-        flat_grad, flat_x = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
         # Where a gradient of this gradient is wanted, the operators must have one.
-        again = torch.is_grad_enabled() or flat_x.shape[0] < FEWEST_ROWS
-        grad_x = grad_weight = None
-        if by_x:
-            grad_x = flat_grad @ weight if again else _product(flat_grad, weight.t())
-            grad_x = grad_x.view(x.shape)
-        if by_weight:
-            grad_weight = flat_grad.t() @ flat_x if again else _product(flat_grad.t(), flat_x.t())
-        return grad_x, grad_weight, flat_grad.sum(0) if by_bias else None
+        return _gradients(ctx, grad, F.linear if torch.is_grad_enabled() else _product)
+
+
+@torch.library.custom_op("mainspring::linear", mutates_args=())
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`_product` as compilers need it."""
+    return _product(x, weight, bias)
+
+
+@_linear.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor | None, ...], output: Tensor) -> None:
+    x, weight, _ = inputs
+    ctx.save_for_backward(x, weight)
+
+
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    return _gradients(ctx, grad, _linear)
+
+
+_linear.register_autograd(_differentiate, setup_context=_keep)
