@@ -159,15 +159,16 @@ def masked_loss(network: nn.Module, data: TokenData, texts: Path, size: Size) ->
 
 
 def retrieve(network: nn.Module, data: TokenData, texts: Path, size: Size) -> dict[str, float]:
-    """Retrieval of translations by the mean hidden state of the layer that is best on other pairs."""
+    """Retrieval of translations by the first token's state or the mean of all, of the layer, that are best
+    on other pairs."""
     scores: dict[str, list[Any]] = {"dev": [], "test": []}
     for code in corpora.LANGUAGES[: size.languages]:
         for part, found in scores.items():
             sides = zip(*corpora.tatoeba(texts, code, part), strict=True)
-            both = (probes.pooled(network, data.tokenizer, side, size.seq_len) for side in sides)
+            both = (probes.sentences(network, data.tokenizer, side, size.seq_len) for side in sides)
             found.append(probes.retrieval(*both))
-    layer = int(np.mean(scores["dev"], axis=0).argmax())
-    return {"Tatoeba retrieval accuracy": float(np.mean(scores["test"], axis=0)[layer])}
+    best = int(np.mean(scores["dev"], axis=0).argmax())
+    return {"Tatoeba retrieval accuracy": float(np.mean(scores["test"], axis=0)[best])}
 
 
 MLM = MaskedConfig(max_ngram=1)

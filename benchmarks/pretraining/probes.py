@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mainspring.data.batch import bidirectional_batch, pad_rows
 from mainspring.data.dataset import TokenData
 from mainspring.data.loader import holdout_batch, holdout_count, row_generators
-from mainspring.objectives import Objective
+from mainspring.objectives import Objective, Vocabulary
 from mainspring.text.tokenizer import Tokenizer
 
 RIDGES = (1e-4, 1e-2, 1.0)
@@ -45,6 +45,21 @@ def pooled(network: nn.Module, tokenizer: Tokenizer, texts: Sequence[str], longe
         weights = valid[None, :, :, None].float()
         means = (hidden * weights).sum(2) / weights.sum(2)
         found.update({place: means[:, k] for k, place in enumerate(places)})
+    return torch.stack([found[i] for i in range(len(rows))], dim=1)
+
+
+def sentences(network: nn.Module, tokenizer: Tokenizer, texts: Sequence[str], longest: int) -> Tensor:
+    """What stands for each text behind the first token of a sentence, in every layer: [2 L, N, D].
+
+    The state of that first token, which contrast trains, then the mean of all states.
+    """
+    first = Vocabulary.of_tokenizer(tokenizer).first
+    rows = [[first, *ids[: longest - 2], tokenizer.separator] for ids in tokenizer.encode_batch(list(texts))]
+    found: dict[int, Tensor] = {}
+    for places, valid, hidden in states(network, rows, longest):  # type: ignore[arg-type]
+        weights = valid[None, :, :, None].float()
+        both = torch.cat([hidden[:, :, 0], (hidden * weights).sum(2) / weights.sum(2)])
+        found.update({place: both[:, k] for k, place in enumerate(places)})
     return torch.stack([found[i] for i in range(len(rows))], dim=1)
 
 
