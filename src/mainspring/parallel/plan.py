@@ -21,6 +21,8 @@ class Plan(Section):
     """Ranks that each take a share of every batch."""
     zero: Literal[0, 1, 2, 3] = 0
     """ZeRO stage: what the data ranks shard between them instead of replicating."""
+    backend: Literal["flat", "fsdp2"] = "flat"
+    """What carries out ZeRO 1 to 3: our flat shards, or PyTorch's `fully_shard`."""
     remat: bool = False
     """Keep only the inputs of each block for backward and compute the rest again."""
 
