@@ -1,6 +1,20 @@
 """Collectives that are named and counted."""
 
-from mainspring.comm.collectives import Pending, all_gather, all_reduce, broadcast, reduce_scatter
+from mainspring.comm import debug, shared
+from mainspring.comm.collectives import Pending, all_gather, all_reduce, barrier, broadcast, reduce_scatter
 from mainspring.comm.counter import Counter, Traffic
+from mainspring.comm.shared import Window
 
-__all__ = ["Counter", "Pending", "Traffic", "all_gather", "all_reduce", "broadcast", "reduce_scatter"]
+__all__ = [
+    "Counter",
+    "Pending",
+    "Traffic",
+    "Window",
+    "all_gather",
+    "all_reduce",
+    "barrier",
+    "broadcast",
+    "debug",
+    "reduce_scatter",
+    "shared",
+]

@@ -8,91 +8,89 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from mainspring.comm.memory import NotShared, share
-from mainspring.comm.operations import (
-    ONE_SHOT_BYTES,
-    AllGather,
-    AllReduce,
-    Barrier,
-    Broadcast,
-    ReduceScatter,
-    SmallAllReduce,
-)
-from mainspring.comm.peers import Peers
-from mainspring.comm.stream import ARENA_BYTES, Stream, Ticket
-from mainspring.comm.sums import Reduction, Scratch
-
-
-class Transport:
-    """Collectives of one group through shared memory. Tensors are contiguous and on the CPU.
-
-    Every method starts its collective and returns a ticket to `wait` for; all ranks start the same ones in
-    the same order, and wait for each.
-    """
-
-    def __init__(self, group: dist.ProcessGroup | None, timeout: float) -> None:
-        memory = share(group, ARENA_BYTES)
-        self.rank, self.size = memory.rank, memory.size
-        self.peers = Peers(memory, timeout)
-        self.stream = Stream(memory, self.peers)
-        self._scratch = Scratch()
-
-    def all_reduce(self, tensor: torch.Tensor, op: Reduction, what: str) -> Ticket:
-        flat = tensor.detach().view(-1)
-        small = flat.numel() * flat.dtype.itemsize <= ONE_SHOT_BYTES
-        kind = SmallAllReduce if small else AllReduce
-        return self.stream.start(kind(flat, op, self.rank, self.size, self._scratch), what)
-
-    def reduce_scatter(self, output: torch.Tensor, whole: torch.Tensor, op: Reduction, what: str) -> Ticket:
-        rows = whole.detach().view(self.size, -1)
-        operation = ReduceScatter(output.detach().view(-1), rows, op, self.rank, self.size, self._scratch)
-        return self.stream.start(operation, what)
-
-    def all_gather(self, output: torch.Tensor, shard: torch.Tensor, what: str) -> Ticket:
-        rows = _bytes(output).view(self.size, -1)
-        return self.stream.start(AllGather(rows, _bytes(shard), self.rank, self.size), what)
-
-    def broadcast(self, tensor: torch.Tensor, source: int, what: str) -> Ticket:
-        return self.stream.start(Broadcast(_bytes(tensor), source, self.rank, self.size), what)
-
-    def barrier(self, what: str) -> Ticket:
-        return self.stream.start(Barrier(self.rank, self.size), what)
+from mainspring.comm.ledger import Ledger
+from mainspring.comm.memory import NotShared
+from mainspring.comm.transport import Transport
+from mainspring.errors import CollectiveError
 
 
 class Channel:
-    """One process group as `mainspring.comm` knows it."""
+    """One process group as `mainspring.comm` knows it. It holds no reference to the group."""
 
-    def __init__(self, group: dist.ProcessGroup | None) -> None:
+    def __init__(self, group: dist.ProcessGroup) -> None:
         self.timeout = _timeout(group)
+        self.debug = False
         self.why_not: str | None = None
-        """Why there is no shared memory."""
+        """Why there is no shared memory; None where there is, or nobody asked yet."""
         self.transport: Transport | None = None
+        self.ledger: Ledger | None = None
+        """Where operations are noted that do not go through shared memory (gloo only)."""
         self._tried = False
 
-    def shared(self, group: dist.ProcessGroup | None, tensor: torch.Tensor) -> Transport | None:
-        """The shared-memory transport if it serves this tensor; the first call of a group sets it up, as a
-        collective of the group."""
-        if tensor.device.type != "cpu":
-            return None
+    def begin(self, group: dist.ProcessGroup | None, device: torch.device, what: str) -> Transport | None:
+        """Enter the collective `what`: note it where the other ranks can read it, in debug mode compare it
+        with theirs, and say how it travels.
+
+        The first call of a group sets shared memory up, as a collective of the group.
+
+        Returns:
+            The shared-memory transport where it serves tensors of `device`, else None.
+
+        Raises:
+            CollectiveError: (debug mode) the ranks do not do the same; or the group failed.
+        """
         if not self._tried:
-            self._tried = True
-            if dist.get_backend(group) != "gloo":
-                self.why_not = f"the group's backend is {dist.get_backend(group)}, not gloo"
-            elif dist.get_world_size(group) > 1:
-                try:
-                    self.transport = Transport(group, self.timeout)
-                except NotShared as reason:
-                    self.why_not = str(reason)
-        return self.transport
+            self._setup(group, what)
+        if self.transport is not None and device.type == "cpu":
+            self.transport.peers.enter(what, compare=self.debug)
+            return self.transport
+        if self.ledger is not None:
+            self.ledger.enter(what)
+            if self.debug:
+                self.ledger.compare(group, what, self.timeout)
+        return None
+
+    def explain(self, what: str, error: RuntimeError) -> CollectiveError:
+        """What to raise when the backend gave up on `what`."""
+        late = "" if self.ledger is None else f"; {self.ledger.report()}"
+        return CollectiveError(f"{what} failed: {error}{late}")
+
+    def set_timeout(self, group: dist.ProcessGroup | None, seconds: float) -> None:
+        """Let a collective take `seconds` from now on."""
+        self.timeout = seconds
+        _key(group).set_timeout(timedelta(seconds=seconds))
+        if self.transport is not None:
+            self.transport.peers.timeout = seconds
 
     def disable(self, reason: str) -> None:
-        self._tried, self.transport, self.why_not = True, None, reason
+        """Do without shared memory from now on."""
+        if self.transport is not None:
+            self.transport.peers.close()
+        self.transport, self.why_not = None, reason
 
     def close(self) -> None:
         """Give the memory back."""
-        if self.transport is not None:
-            self.transport.peers.close()
-        self.transport, self.why_not, self._tried = None, "the group has been destroyed", True
+        self.disable("the group has been destroyed")
+        self._tried = True
+
+    def _setup(self, group: dist.ProcessGroup | None, what: str) -> None:
+        self._tried = True
+        backend = dist.get_backend(group)
+        if backend != "gloo":
+            self.why_not = f"the backend of the group is {backend}, not gloo"
+        elif dist.get_world_size(group) == 1:
+            self.why_not = "the group has one rank"
+        else:
+            self.ledger = Ledger(_key(group), dist.get_rank(group), dist.get_world_size(group))
+            if self.why_not is not None:
+                return
+            self.ledger.enter(what)
+            try:
+                self.transport = Transport(group, self.timeout)
+            except NotShared as reason:
+                self.why_not = str(reason)
+            except RuntimeError as error:
+                raise self.explain(what, error) from error
 
 
 _channels: weakref.WeakKeyDictionary[dist.ProcessGroup, Channel] = weakref.WeakKeyDictionary()
@@ -100,15 +98,20 @@ _channels: weakref.WeakKeyDictionary[dist.ProcessGroup, Channel] = weakref.WeakK
 
 def channel(group: dist.ProcessGroup | None) -> Channel:
     """The channel of `group` (None: the default group)."""
-    key = group if group is not None else dist.group.WORLD
-    assert key is not None, "there is no process group"
+    key = _key(group)
     found = _channels.get(key)
     if found is None:
         for old in [known for known in _channels if not _alive(known)]:
             _channels.pop(old).close()
-        found = _channels[key] = Channel(group)
+        found = _channels[key] = Channel(key)
         weakref.finalize(key, found.close)
     return found
+
+
+def _key(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
+    key: dist.ProcessGroup | None = group if group is not None else dist.group.WORLD
+    assert key is not None, "there is no process group"
+    return key
 
 
 def _alive(group: dist.ProcessGroup) -> bool:
@@ -119,14 +122,10 @@ def _alive(group: dist.ProcessGroup) -> bool:
     return True
 
 
-def _timeout(group: dist.ProcessGroup | None) -> float:
-    key = group if group is not None else dist.group.WORLD
+def _timeout(group: dist.ProcessGroup) -> float:
     try:
-        limit: timedelta = key._get_backend(torch.device("cpu")).options._timeout  # type: ignore[union-attr]
-    except (AttributeError, RuntimeError):
+        options = group._get_backend(torch.device("cpu")).options
+    except RuntimeError:
         return 600.0
+    limit: timedelta = options._timeout
     return limit.total_seconds()
-
-
-def _bytes(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().view(-1).view(torch.uint8)

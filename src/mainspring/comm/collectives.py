@@ -1,35 +1,28 @@
 """Named, counted collectives on torch.distributed process groups.
 
 Each takes a `name` (what the traffic is for) and an optional `Counter`. A group of None is the default group;
-with no process group at all (a run of one process) the reductions and broadcasts return at once.
+with no process group at all (a run of one process) the reductions, broadcasts and barriers return at once.
 
 Tensors of the CPU travel through shared memory where the ranks of a gloo group are processes of one host
-(`mainspring.comm.shared`), else over the group's backend.
+(`mainspring.comm.shared`), else over the group's backend. On gloo a collective that fails, or takes longer
+than the group's time-out (`mainspring.comm.debug.set_timeout`), raises a CollectiveError that names it, the
+rank that is missing and what that rank did last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mainspring.comm.channel import Transport, channel
+from mainspring.comm import exchange
+from mainspring.comm.channel import Channel, channel
 from mainspring.comm.counter import Counter, Op
+from mainspring.comm.exchange import Watched
 from mainspring.comm.sums import Reduction
-
-
-class Pending(Protocol):
-    """A collective under way. What it reads or writes is the caller's again after `wait`."""
-
-    def wait(self) -> Any:
-        """Finish it."""
-
-    def is_completed(self) -> bool:
-        """Whether it has finished."""
-
+from mainspring.comm.transport import Transport
 
 _OPS = {
     "sum": dist.ReduceOp.SUM,
@@ -37,6 +30,20 @@ _OPS = {
     "max": dist.ReduceOp.MAX,
     "min": dist.ReduceOp.MIN,
 }
+
+
+class Pending(Protocol):
+    """A collective under way. What it reads or writes is the caller's again after `wait`.
+
+    Ranks start collectives in the same order and wait for each of them, in any order. Through shared memory
+    the work is done by the waiting thread: start early, wait late.
+    """
+
+    def wait(self) -> Any:
+        """Finish it."""
+
+    def is_completed(self) -> bool:
+        """Whether it has finished."""
 
 
 def all_reduce(
@@ -50,21 +57,24 @@ def all_reduce(
 ) -> Pending | None:
     """Reduce `tensor` over the group in place; every rank gets the result, the same bits.
 
+    Through shared memory 16-bit floats are summed in fp32 and rounded once.
+
     Returns:
         The work to wait for with `async_op`, else None.
     """
     if not dist.is_initialized():
         return None
     _count(counter, name, "all_reduce", tensor, group)
-    transport = _shared(tensor, group, op)
-    if transport is not None and tensor.is_contiguous():
-        pending = transport.all_reduce(tensor, op, _announce(transport, "all_reduce", name, tensor))
-        if async_op:
-            return pending
-        pending.wait()
-        return None
-    work: dist.Work | None = dist.all_reduce(tensor, _OPS[op], group=group, async_op=async_op)
-    return work
+    path, transport, what = _begin(f"all_reduce({op})", name, tensor, group)
+    pending: Pending
+    if transport is not None and tensor.is_contiguous() and _sums(tensor, op):
+        pending = transport.all_reduce(tensor, op, what)
+    else:
+        pending = Watched([dist.all_reduce(tensor, _OPS[op], group=group, async_op=True)], path, what)
+    if async_op:
+        return pending
+    pending.wait()
+    return None
 
 
 def broadcast(
@@ -79,11 +89,25 @@ def broadcast(
     if not dist.is_initialized():
         return
     _count(counter, name, "broadcast", tensor, group)
-    transport = _shared(tensor, group)
+    path, transport, what = _begin("broadcast", name, tensor, group)
     if transport is not None and tensor.is_contiguous():
-        transport.broadcast(tensor, source, _announce(transport, "broadcast", name, tensor)).wait()
+        transport.broadcast(tensor, source, what).wait()
+    else:
+        work = dist.broadcast(tensor, group=group, group_src=source, async_op=True)
+        Watched([work], path, what).wait()
+
+
+def barrier(*, name: str, group: dist.ProcessGroup | None = None) -> None:
+    """Wait until every rank of the group is here."""
+    if not dist.is_initialized():
         return
-    dist.broadcast(tensor, group=group, group_src=source)
+    path = channel(group)
+    what = f"barrier {name!r}"
+    transport = path.begin(group, torch.device("cpu"), what)
+    if transport is not None:
+        transport.barrier(what).wait()
+    else:
+        Watched([dist.barrier(group, async_op=True)], path, what).wait()
 
 
 def all_gather(
@@ -104,17 +128,12 @@ def all_gather(
         What to wait for before `output` is read or `shard` is written.
     """
     _count(counter, name, "all_gather", output, group)
-    transport = _shared(output, group)
+    path, transport, what = _begin("all_gather", name, output, group)
     if transport is not None:
-        return [transport.all_gather(output, shard, _announce(transport, "all_gather", name, output))]
-    if not is_gloo(group):
-        return _works(_all_gather_single(output, shard, group=group, async_op=True))
-    rank, size = dist.get_rank(group), dist.get_world_size(group)
-    parts = output.view(size, -1)
-    works = _exchange([shard.view(-1)] * size, list(parts), group)
-    if parts[rank].data_ptr() != shard.data_ptr():
-        parts[rank].copy_(shard.view(-1))
-    return works
+        return [transport.all_gather(output, shard, what)]
+    if is_gloo(group):
+        return [exchange.all_gather(output, shard, group, path, what)]
+    return [Watched([_all_gather_single(output, shard, group=group, async_op=True)], path, what)]
 
 
 def reduce_scatter(
@@ -127,63 +146,23 @@ def reduce_scatter(
     counter: Counter | None = None,
 ) -> Pending:
     """Start reducing `whole` over the group, keeping this rank's part. whole [N n] -> output [n], both
-    contiguous.
+    contiguous; `output` may be this rank's part of `whole`.
 
-    On gloo every rank adds up the ranks' parts in rank order: the result does not depend on timing. Without
-    shared memory every rank sends each other rank its part: 2 to 4 times as fast as gloo's own reduce-scatter
-    (docs/decisions/0003-parallel-on-fsdp2.md).
+    On gloo every rank adds up the ranks' parts in rank order (16-bit floats in fp32, rounded once): the
+    result does not depend on timing. Without shared memory every rank sends each other rank its part: 2 to 4
+    times as fast as gloo's own reduce-scatter (docs/decisions/0003-parallel-on-fsdp2.md).
 
     Returns:
         The reduction under way; `output` holds the result after its `wait()`.
     """
     _count(counter, name, "reduce_scatter", whole, group)
-    transport = _shared(whole, group, op)
-    if transport is not None:
-        what = _announce(transport, "reduce_scatter", name, whole)
+    path, transport, what = _begin(f"reduce_scatter({op})", name, whole, group)
+    if transport is not None and _sums(whole, op):
         return transport.reduce_scatter(output, whole, op, what)
-    if not is_gloo(group):
-        work = _reduce_scatter_single(output, whole, _OPS[op], group=group, async_op=True)
-        return PendingReduction(_works(work))
-    rank, size = dist.get_rank(group), dist.get_world_size(group)
-    parts = whole.view(size, -1)
-    received = torch.empty_like(parts[:-1])
-    inbox = [received[source - (source > rank)] if source != rank else output for source in range(size)]
-    works = _exchange(list(parts), inbox, group)
-    inbox[rank] = parts[rank]
-    return PendingReduction(works, inbox, output.view(-1), 1 / size if op == "mean" else 1.0)
-
-
-class PendingReduction:
-    """A reduce-scatter under way; it keeps its buffers alive until `wait`."""
-
-    def __init__(
-        self,
-        works: Sequence[Pending],
-        terms: list[Tensor] | None = None,
-        output: Tensor | None = None,
-        scale: float = 1.0,
-    ) -> None:
-        self._works, self._terms, self._output, self._scale = works, terms, output, scale
-
-    def is_completed(self) -> bool:
-        """Whether everything has arrived."""
-        return all(work.is_completed() for work in self._works)
-
-    def wait(self) -> None:
-        """Finish: the output holds the reduced part (on CUDA: for what this stream does next)."""
-        for work in self._works:
-            work.wait()
-        if self._terms is not None and self._output is not None:
-            first, *rest = self._terms
-            if rest:
-                torch.add(first, rest[0], out=self._output)
-            else:
-                self._output.copy_(first)
-            for term in rest[1:]:
-                self._output.add_(term)
-            if self._scale != 1.0:
-                self._output.mul_(self._scale)
-        self._works, self._terms, self._output = [], None, None
+    if is_gloo(group):
+        return exchange.reduce_scatter(output, whole, op, group, path, what)
+    work = _reduce_scatter_single(output, whole, _OPS[op], group=group, async_op=True)
+    return Watched([work], path, what)
 
 
 def is_gloo(group: dist.ProcessGroup | None) -> bool:
@@ -191,32 +170,17 @@ def is_gloo(group: dist.ProcessGroup | None) -> bool:
     return bool(dist.get_backend(group) == "gloo")
 
 
-def _shared(tensor: Tensor, group: dist.ProcessGroup | None, op: Reduction = "sum") -> Transport | None:
-    if op == "mean" and not tensor.is_floating_point():
-        return None
-    return channel(group).shared(group, tensor)
-
-
-def _announce(transport: Transport, op: Op, name: str, tensor: Tensor) -> str:
+def _begin(
+    op: str, name: str, tensor: Tensor, group: dist.ProcessGroup | None
+) -> tuple[Channel, Transport | None, str]:
     what = f"{op} {name!r} of {tensor.numel():,} {str(tensor.dtype).removeprefix('torch.')}"
-    transport.peers.enter(what)
-    return what
+    path = channel(group)
+    return path, path.begin(group, tensor.device, what), what
 
 
-def _exchange(outbox: list[Tensor], inbox: list[Tensor], group: dist.ProcessGroup | None) -> list[Pending]:
-    """Start sending `outbox[r]` to, and receiving `inbox[r]` from, every other rank `r` of the group."""
-    rank, size = dist.get_rank(group), dist.get_world_size(group)
-    works: list[dist.Work | None] = []
-    for step in range(1, size):
-        # Ring distance instead of rank order: at each step everyone talks to someone else.
-        to, source = (rank + step) % size, (rank - step) % size
-        works.append(dist.irecv(inbox[source], group=group, group_src=source))
-        works.append(dist.isend(outbox[to], group=group, group_dst=to))
-    return [work for work in works if work is not None]
-
-
-def _works(work: dist.Work | None) -> list[Pending]:
-    return [] if work is None else [work]
+def _sums(tensor: Tensor, op: Reduction) -> bool:
+    """Whether `op` is defined here for the dtype; the backend says what is wrong otherwise."""
+    return tensor.is_floating_point() or (op != "mean" and not tensor.is_complex())
 
 
 def _all_gather_single(*args: Any, **kwargs: Any) -> dist.Work | None:

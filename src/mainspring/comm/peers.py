@@ -7,6 +7,7 @@ import select
 import time
 from collections.abc import Callable, Iterable
 
+from mainspring.comm.ledger import differ
 from mainspring.comm.memory import SharedMemory
 from mainspring.errors import CollectiveError
 
@@ -33,19 +34,31 @@ class Peers:
             self._poll.register(fd, select.POLLIN)
         self._broken: str | None = None
 
-    def enter(self, text: str) -> int:
-        """Note that this rank enters an operation, where the others can read it. Returns its number."""
+    def enter(self, what: str, *, compare: bool = False) -> None:
+        """Note that this rank enters operation `what`, where the others can read it.
+
+        Args:
+            compare: wait for the others to enter their operation of this number, and see that it is the same.
+
+        Raises:
+            CollectiveError: the ranks do not do the same; a rank does not come; the group failed before.
+        """
         if self._broken is not None:
-            raise CollectiveError(f"{text}: the group failed before: {self._broken}")
+            raise CollectiveError(f"{what} cannot start, the group has failed: {self._broken}")
         words = self.memory.words[self.rank]
         number = words[ENTERED] + 1
-        record = text.encode()[: _RECORD_BYTES - 2]
+        record = what.encode()[: _RECORD_BYTES - 2]
         start = _RECORDS + (number & 1) * _RECORD_BYTES
         block = self.memory.maps[self.rank]
         block[start : start + 2 + len(record)] = len(record).to_bytes(2, "little") + record
         words[STAMP] = time.monotonic_ns()
         words[ENTERED] = number
-        return number
+        if compare:
+            # Nobody enters number + 2, over the record of this one, before all have read this one.
+            self.wait(ENTERED, number, range(self.size), f"number {number}, {what},")
+            names = [self.entered(rank, number) for rank in range(self.size)]
+            if len(set(names)) > 1:
+                self.fail(differ([f"number {number}: {name}" for name in names]))
 
     def entered(self, rank: int, number: int | None = None) -> str:
         """What `rank` announced as its operation `number` (one of its last two; None: the last)."""

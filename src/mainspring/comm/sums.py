@@ -10,6 +10,8 @@ from torch import Tensor
 
 Reduction = Literal["sum", "mean", "max", "min"]
 
+BLOCK = 1 << 15
+"""Elements worked on at a time where partial sums are kept: they stay in the cache."""
 _PAIR: dict[Reduction, Callable[..., Any]] = {
     "sum": torch.add,
     "mean": torch.add,
@@ -18,49 +20,8 @@ _PAIR: dict[Reduction, Callable[..., Any]] = {
 }
 
 
-def reduce_into(out: Tensor, terms: list[Tensor], op: Reduction, scratch: Scratch) -> None:
-    """Combine `terms` (one a rank, each [n], of the dtype of `out`) into `out` [n].
-
-    16-bit floats are summed in fp32 and rounded once. `out` may be the memory of one of the terms.
-    """
-    if len(terms) == 1:
-        if out.data_ptr() != terms[0].data_ptr():
-            out.copy_(terms[0])
-        return
-    short = out.dtype in (torch.bfloat16, torch.float16)
-    if short and op in ("sum", "mean") and not (len(terms) == 2 and op == "sum"):
-        for start in range(0, out.numel(), Scratch.SHORT):
-            part = slice(start, start + Scratch.SHORT)
-            _short_sum(out[part], [term[part] for term in terms], op, scratch)
-        return
-    combine = _PAIR[op]
-    # Two 16-bit numbers are added in fp32 by torch itself.
-    total = terms[0]
-    for term in terms[1:-1]:
-        # Not in `out`, which may be a term still to come.
-        held = scratch.get(out.numel(), out.dtype)
-        combine(total, term, out=held)
-        total = held
-    combine(total, terms[-1], out=out)
-    if op == "mean":
-        out.div_(len(terms))
-
-
-def _short_sum(out: Tensor, terms: list[Tensor], op: Reduction, scratch: Scratch) -> None:
-    total, wide = scratch.get(2 * out.numel(), torch.float32).view(2, -1)
-    total.copy_(terms[0])
-    for term in terms[1:]:
-        total.add_(wide.copy_(term))
-    if op == "mean":
-        total.div_(len(terms))
-    out.copy_(total)
-
-
 class Scratch:
-    """A buffer for partial sums, kept between calls: the size of one chunk at most."""
-
-    SHORT = 1 << 15
-    """Elements of 16-bit floats that are widened at a time: they stay in the cache."""
+    """A buffer for partial sums, kept between calls."""
 
     def __init__(self) -> None:
         self._bytes = torch.empty(0, dtype=torch.uint8)
@@ -71,3 +32,46 @@ class Scratch:
         if self._bytes.numel() < need:
             self._bytes = torch.empty(need, dtype=torch.uint8)
         return self._bytes[:need].view(dtype)
+
+
+def reduce_into(out: Tensor, terms: list[Tensor], op: Reduction, scratch: Scratch) -> None:
+    """Combine `terms` (one a rank, each [n], of one dtype) into `out` [n].
+
+    16-bit floats are summed in fp32 and rounded once (not at all where `out` is fp32). `out` may be the
+    memory of one of the terms.
+    """
+    dtype = terms[0].dtype
+    wide = dtype in (torch.bfloat16, torch.float16) and op in ("sum", "mean")
+    if len(terms) == 1:
+        if out.data_ptr() != terms[0].data_ptr():
+            out.copy_(terms[0])
+    elif len(terms) == 2 and op != "mean" and out.dtype == dtype:
+        # torch adds two 16-bit numbers in fp32 and rounds once.
+        _PAIR[op](*terms, out=out)
+    else:
+        for start in range(0, out.numel(), BLOCK):
+            part = slice(start, start + BLOCK)
+            combine = _widened if wide else _blockwise
+            combine(out[part], [term[part] for term in terms], op, scratch)
+
+
+def _blockwise(out: Tensor, terms: list[Tensor], op: Reduction, scratch: Scratch) -> None:
+    total = terms[0]
+    for term in terms[1:-1]:
+        # Not in `out`, which may be a term still to come.
+        held = scratch.get(out.numel(), total.dtype)
+        _PAIR[op](total, term, out=held)
+        total = held
+    _PAIR[op](total, terms[-1], out=out)
+    if op == "mean":
+        out.div_(len(terms))
+
+
+def _widened(out: Tensor, terms: list[Tensor], op: Reduction, scratch: Scratch) -> None:
+    total, term_wide = scratch.get(2 * out.numel(), torch.float32).view(2, -1)
+    total.copy_(terms[0])
+    for term in terms[1:]:
+        total.add_(term_wide.copy_(term))
+    if op == "mean":
+        total.div_(len(terms))
+    out.copy_(total)
