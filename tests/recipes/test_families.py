@@ -98,6 +98,8 @@ def test_tiny_recipes_train_and_go_out(
         result = Trainer(recipe, tmp_path / "run", world, [keep], machine=machine).fit()
     assert result.status == "finished"
     assert len(steps) == 3
+    if recipe.objective.kind == "mixed":
+        assert {loss.partition(".")[0] for loss in steps[0].losses} == {"text", "pairs"}
     assert all(math.isfinite(step.loss) and step.grad_norm > 0 for step in steps)
 
     out = import_hf(export_run(tmp_path / "run", tmp_path / "hf"), family=recipe.model.family)
@@ -110,6 +112,19 @@ def test_data_commands_in_recipes_are_commands() -> None:
         [command] = re.findall(r"mainspring data build .*", path_of(name).read_text(encoding="utf-8"))
         assert f"--to {recipe.data.path} " in command + " "
         assert ("--tokenizer" in command) == (name in PUBLISHED)
+        asked = re.findall(r"mainspring data pairs .*", path_of(name).read_text(encoding="utf-8"))
+        if recipe.data.pairs is None:
+            assert not asked
+            continue
+        [command] = asked
+        assert f"--to {recipe.data.pairs} --tokenizer {recipe.data.path}" in command
+
+
+@pytest.mark.parametrize("family", ["infoxlm", "xlm_e", "zcode"])
+def test_families_of_text_and_pairs_train_on_both(family: str) -> None:
+    for recipe in (load(name) for name in (*PUBLISHED, *TINY)):
+        if recipe.model.family == family:
+            assert recipe.objective.kind == "mixed" and recipe.data.pairs_share == 0.5
 
 
 def test_the_page_of_models_lists_every_recipe() -> None:

@@ -1,4 +1,4 @@
-"""`mainspring data`: text into token shards, and what is in them."""
+"""`mainspring data`: text into token shards, what is in them, and pairs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 
 from mainspring.cli.console import err, out, table, write_json
 from mainspring.cli.options import AsJson
+from mainspring.cli.pairs import pairs
 
 if TYPE_CHECKING:
     from mainspring.data import BuildReport, Progress
@@ -186,6 +187,9 @@ def inspect(
             align="left",
         )
         console.print(document["text"], markup=False)
+
+
+app.command()(pairs)
 
 
 class BuildProgress:
