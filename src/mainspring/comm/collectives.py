@@ -35,8 +35,9 @@ _OPS = {
 class Pending(Protocol):
     """A collective under way. What it reads or writes is the caller's again after `wait`.
 
-    Ranks start collectives in the same order and wait for each of them, in any order. Through shared memory
-    the work is done by the waiting thread: start early, wait late.
+    Ranks start the collectives of a group in the same order and wait for each of them, in any order. Through
+    shared memory the work is done by the waiting thread: start early, wait late, and do not wait for another
+    rank by other means (a pipe, torch's own collectives) where that rank may be waiting for this collective.
     """
 
     def wait(self) -> Any:

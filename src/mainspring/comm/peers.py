@@ -23,10 +23,11 @@ class Peers:
     Args:
         memory: the group's shared memory; its headers hold the counters and names.
         timeout: seconds a wait may take.
+        meanwhile: called now and then during a wait.
     """
 
-    def __init__(self, memory: SharedMemory, timeout: float) -> None:
-        self.memory, self.timeout = memory, timeout
+    def __init__(self, memory: SharedMemory, timeout: float, meanwhile: Callable[[], None]) -> None:
+        self.memory, self.timeout, self._meanwhile = memory, timeout, meanwhile
         self.rank, self.size = memory.rank, memory.size
         self._poll = select.poll()
         self._pidfds = {os.pidfd_open(pid): r for r, pid in enumerate(memory.pids) if r != self.rank}
@@ -102,6 +103,7 @@ class Peers:
         started = looked = time.monotonic()
         nap = 2e-5
         while not there():
+            self._meanwhile()
             time.sleep(nap)
             nap = min(nap * 1.5, _LONGEST_SLEEP)
             now = time.monotonic()

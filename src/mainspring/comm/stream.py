@@ -6,14 +6,16 @@ raises its counter) and consumes it once all sources have published it. A slot i
 has consumed what it held; the lowest free slot is taken, so that memory that is not needed is never touched
 and what is needed stays in the cache.
 
-No order of waits can deadlock: take the rank that has consumed least, up to chunk s. Every other rank has
-consumed at least that, so all slots that hold chunks before s are free, and nobody lacks what publishing s
-needs.
+No order of waits can deadlock. Within one group: take the rank that has consumed least, up to chunk s. Every
+other rank has consumed at least that, so all slots that hold chunks before s are free, and nobody lacks what
+publishing s needs. Between groups: whoever waits in one group moves on the others meanwhile.
 """
 
 from __future__ import annotations
 
 import heapq
+import threading
+import weakref
 from collections import deque
 from typing import Protocol
 
@@ -72,7 +74,17 @@ class Ticket:
 
     def is_completed(self) -> bool:
         """Whether it is finished; takes the steps that need no waiting."""
-        return self._stream.advance(self)
+        self._stream.progress()
+        return self._stream.consumed >= self.end
+
+
+_streams: weakref.WeakSet[Stream] = weakref.WeakSet()
+
+
+def progress_all() -> None:
+    """Move on the collectives of this thread, in all groups, as far as nobody must be waited for."""
+    for stream in list(_streams):
+        stream.progress()
 
 
 class Stream:
@@ -87,16 +99,21 @@ class Stream:
         self._queue: deque[Ticket] = deque()
         """Started and not yet consumed to the end."""
         self._unpublished: deque[Ticket] = deque()
-        self._next = self._published = self._consumed = 0
+        self._next = self._published = 0
+        self.consumed = 0
+        """Chunks that this rank is done with."""
+        self._busy, self._thread = False, 0
         self._free = list(range(SLOTS))
         self._held: deque[tuple[int, int]] = deque()
         """(chunk, slot) of this rank that some rank may still read, oldest first."""
         self._slot = 0
+        _streams.add(self)
 
     def start(self, operation: Operation, what: str) -> Ticket:
         """Put a collective in the queue and publish as much of it as there is room for."""
         ticket = Ticket(self, operation, self._next, what)
         self._next = ticket.end
+        self._thread = threading.get_ident()
         if operation.chunks:
             self._queue.append(ticket)
             self._unpublished.append(ticket)
@@ -105,19 +122,21 @@ class Stream:
 
     def finish(self, ticket: Ticket) -> None:
         """Work through the queue up to the end of `ticket`."""
-        while self._consumed < ticket.end:
+        while self.consumed < ticket.end:
             self._step()
 
-    def advance(self, ticket: Ticket) -> bool:
-        """Work through the queue as far as nobody must be waited for; True if `ticket` is finished."""
-        while self._consumed < ticket.end:
-            head, target = self._queue[0], self._consumed + 1
-            self._publish(self._consumed + _AHEAD)
-            late = [r for r in head.operation.sources if self._words[r][PUBLISHED] < target]
-            if late or self._published < target:
-                return False
+    def progress(self) -> None:
+        """Work through the queue as far as nobody must be waited for. Does nothing from within a wait of
+        this stream, or in another thread than its own."""
+        if self._busy or self._thread != threading.get_ident():
+            return
+        while self._queue:
+            target = self.consumed + 1
+            self._publish(target + _AHEAD)
+            sources = self._queue[0].operation.sources
+            if self._published < target or any(self._words[r][PUBLISHED] < target for r in sources):
+                return
             self._step()
-        return True
 
     def of(self, rank: int, dtype: torch.dtype) -> Tensor:
         """The slot of `rank` for the chunk at hand (for operations)."""
@@ -126,7 +145,7 @@ class Stream:
             self._views[dtype] = [tuple(d.view(dtype).view(SLOTS, width)) for d in self._data]
         if rank == self.rank:
             return self._views[dtype][rank][self._slot]
-        entry = _TABLE + 2 * (self._consumed % SLOTS)
+        entry = _TABLE + 2 * (self.consumed % SLOTS)
         return self._views[dtype][rank][self._words[rank][entry]]
 
     def _publish(self, limit: int) -> None:
@@ -135,7 +154,7 @@ class Stream:
         while self._published < limit:
             chunk, ticket = self._published, self._unpublished[0]
             operation = ticket.operation
-            if self._consumed < ticket.first + operation.after(chunk - ticket.first):
+            if self.consumed < ticket.first + operation.after(chunk - ticket.first):
                 return
             floor = self._reclaim()
             if not self._free or chunk >= floor + SLOTS:
@@ -162,7 +181,13 @@ class Stream:
 
     def _step(self) -> None:
         """Consume the next chunk."""
-        ticket, chunk = self._queue[0], self._consumed
+        self._busy = True
+        try:
+            self._consume(self._queue[0], self.consumed)
+        finally:
+            self._busy = False
+
+    def _consume(self, ticket: Ticket, chunk: int) -> None:
         operation, peers = ticket.operation, self._peers
         self._publish(chunk + 1 + _AHEAD)
         while self._published <= chunk:
@@ -179,7 +204,7 @@ class Stream:
                     f"{ticket.what}: rank {rank} does something else; it last entered {peers.entered(rank)}"
                 )
         operation.consume(chunk - ticket.first, self)
-        self._consumed = chunk + 1
+        self.consumed = chunk + 1
         self._mine[DONE] = chunk + 1
         if chunk + 1 == ticket.end:
             self._queue.popleft()

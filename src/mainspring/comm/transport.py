@@ -17,7 +17,7 @@ from mainspring.comm.operations import (
     SmallAllReduce,
 )
 from mainspring.comm.peers import Peers
-from mainspring.comm.stream import ARENA_BYTES, Stream, Ticket
+from mainspring.comm.stream import ARENA_BYTES, Stream, Ticket, progress_all
 from mainspring.comm.sums import Reduction, Scratch
 
 
@@ -36,7 +36,7 @@ class Transport:
     def __init__(self, group: dist.ProcessGroup | None, timeout: float) -> None:
         memory = share(group, ARENA_BYTES)
         self.rank, self.size = memory.rank, memory.size
-        self.peers = Peers(memory, timeout)
+        self.peers = Peers(memory, timeout, progress_all)
         self._stream = Stream(memory, self.peers)
         self._scratch = Scratch()
 
