@@ -1,6 +1,7 @@
 """Checkpoints: named logical tensors in slices with checksums, written atomically and verified by reading
 back."""
 
+from mainspring.train.checkpoint.boxes import Held, Leaf
 from mainspring.train.checkpoint.folder import complete, latest, prune, sweep, verify
 from mainspring.train.checkpoint.io import load, load_model_state, save
 from mainspring.train.checkpoint.manifest import Entry, Manifest, Slice
@@ -9,6 +10,8 @@ from mainspring.train.checkpoint.state import model_state, optimizer_state
 
 __all__ = [
     "Entry",
+    "Held",
+    "Leaf",
     "Manifest",
     "Outcome",
     "Save",

@@ -10,7 +10,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
 from torch.distributed.checkpoint.state_dict_loader import load as load_over_ranks
 from torch.distributed.checkpoint.state_dict_saver import save as save_over_ranks
 from torch.optim import Optimizer
@@ -18,14 +17,16 @@ from torch.optim import Optimizer
 from mainspring.errors import CheckpointError
 from mainspring.train.checkpoint import folder as folders
 from mainspring.train.checkpoint import shards, state
+from mainspring.train.checkpoint.boxes import Leaf
 from mainspring.train.checkpoint.manifest import DTYPES, Manifest
+from mainspring.train.checkpoint.planning import Loading, Saving
 from mainspring.train.checkpoint.storage import Reader, Writer
 
 
 def save(
     folder: str | Path,
     step: int,
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, Leaf],
     run: Mapping[str, Any],
     *,
     group: dist.ProcessGroup | None = None,
@@ -36,7 +37,8 @@ def save(
     Args:
         folder: where the run keeps its checkpoints.
         step: optimizer steps done.
-        tensors: by logical name, plain or DTensor; replicated ones are written once.
+        tensors: by logical name: plain ones, DTensors, pieces of flat shards; replicated ones are written
+            once.
         run: state that is not a tensor, as JSON values.
         group: a group with a CPU backend (None: this process alone).
         keep: delete all but so many newest ones after the save has succeeded (0: delete none).
@@ -49,7 +51,7 @@ def save(
     """
     folder = Path(folder)
     writer = Writer(folder / folders.name(step), step, run)
-    planner = DefaultSavePlanner(flatten_state_dict=False)
+    planner = Saving()
     try:
         if group is None:
             _save_alone(dict(tensors), writer, planner)
@@ -93,7 +95,7 @@ def load(
         raise CheckpointError(f"{error}; {folders.advice(path)}") from error
     state.check_fit(named, content)
     reader = Reader(path, content)
-    planner = DefaultLoadPlanner(flatten_state_dict=False)
+    planner = Loading()
     try:
         if group is None:
             _load_alone(named, reader, planner)
@@ -135,7 +137,7 @@ def _models_part(content: Manifest) -> Manifest:
 
 # torch.distributed.checkpoint warns on every call without a process group; these are its steps for one
 # process.
-def _save_alone(tensors: dict[str, Tensor], writer: Writer, planner: DefaultSavePlanner) -> None:
+def _save_alone(tensors: dict[str, Leaf], writer: Writer, planner: Saving) -> None:
     planner.set_up_planner(tensors, is_coordinator=True)
     writer.set_up_storage_writer(True)
     plans, metadata = planner.create_global_plan([writer.prepare_local_plan(planner.create_local_plan())])
@@ -143,7 +145,7 @@ def _save_alone(tensors: dict[str, Tensor], writer: Writer, planner: DefaultSave
     writer.finish(metadata, [writer.write_data(plan, planner).wait()])
 
 
-def _load_alone(tensors: dict[str, Tensor], reader: Reader, planner: DefaultLoadPlanner) -> None:
+def _load_alone(tensors: dict[str, Tensor], reader: Reader, planner: Loading) -> None:
     planner.set_up_planner(tensors, reader.read_metadata(), is_coordinator=True)
     plans = planner.create_global_plan([planner.create_local_plan()])
     reader.read_data(planner.finish_plan(plans[0]), planner).wait()

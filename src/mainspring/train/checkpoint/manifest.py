@@ -16,6 +16,7 @@ from typing import Any, Self
 import torch
 
 from mainspring.errors import CheckpointError
+from mainspring.train.checkpoint.cover import fault
 
 NAME = "manifest.json"
 FORMAT = "mainspring-checkpoint/1"
@@ -101,7 +102,8 @@ class Manifest:
         """Read and check the manifest in a checkpoint's folder.
 
         Raises:
-            CheckpointError: it is missing, is not of this format or was changed after it was written.
+            CheckpointError: it is missing, is not of this format, was changed after it was written, or a
+                tensor is partial.
         """
         path = checkpoint / NAME
         try:
@@ -120,6 +122,9 @@ class Manifest:
         if stated != actual:
             raise CheckpointError(f"{path}: damaged: expected sha256 {stated}, its bytes give {actual}")
         tensors = {name: _entry(value) for name, value in values["tensors"].items()}
+        for name, entry in tensors.items():
+            if found := fault(entry.shape, [(one.offsets, one.sizes) for one in entry.slices]):
+                raise CheckpointError(f"{path}: {name} is not whole: {found}")
         files = {name: File(**value) for name, value in values["files"].items()}
         return cls(values["step"], tensors, files, values["run"])
 

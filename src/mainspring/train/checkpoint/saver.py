@@ -10,12 +10,12 @@ from threading import Thread
 from typing import Any
 
 import torch.distributed as dist
-from torch import Tensor
-from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from mainspring.errors import CheckpointError
 from mainspring.train.checkpoint import io
+from mainspring.train.checkpoint.boxes import Leaf
 from mainspring.train.checkpoint.folder import sweep
+from mainspring.train.checkpoint.staging import stage
 
 Save = Callable[..., Path]
 
@@ -52,14 +52,14 @@ class Saver:
             sweep(folder)
         self._running: tuple[int, Future[Path], Thread] | None = None
 
-    def start(self, step: int, tensors: Mapping[str, Tensor], run: Mapping[str, Any]) -> Outcome | None:
-        """Copy the tensors and begin to write them; returns the outcome of the save before, which it waits
-        for."""
-        before = self.wait()
-        stager = DefaultStager(StagingOptions(False, False, False, False))
-        staged = stager.stage(dict(tensors))
-        assert isinstance(staged, dict)
+    def start(self, step: int, tensors: Mapping[str, Leaf], run: Mapping[str, Any]) -> Outcome | None:
+        """Copy this rank's part of the tensors and begin to write it; returns the outcome of the save before,
+        which it waits for.
 
+        Tensors that are neither sharded nor pieces have to be the same on all ranks.
+        """
+        before = self.wait()
+        staged = stage(tensors, self.group)
         future: Future[Path] = Future()
 
         def work() -> None:
@@ -69,8 +69,6 @@ class Saver:
                 future.set_exception(error)
             else:
                 future.set_result(path)
-            finally:
-                stager.close()
 
         # A daemon: a run that fails while a save waits for a lost rank has to be able to end.
         thread = Thread(target=work, name=f"checkpoint-{step}", daemon=True)

@@ -1,0 +1,143 @@
+"""Which boxes of a logical tensor this process holds, whatever way the tensor is sharded.
+
+A plain tensor is one box, and so is a DTensor's shard. A piece of a flat shard is a run of elements in
+row-major order (`mainspring.nn.span`): the end of a row, whole rows, the beginning of a row, and so in each
+dim, at most 2 d - 1 boxes in d dims. Each box of a run is a run itself, so none is copied.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+from mainspring.errors import CheckpointError
+from mainspring.nn.span import logical_shape, span_of
+
+
+@dataclass(frozen=True)
+class Box:
+    """A part of a logical tensor that is here."""
+
+    offsets: tuple[int, ...]
+    """First index in each dim."""
+    sizes: tuple[int, ...]
+    """Length in each dim."""
+    data: Tensor
+    """Its elements [*sizes], a view."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """What this process holds of a logical tensor."""
+
+    shape: torch.Size
+    """Shape of the whole."""
+    dtype: torch.dtype
+    boxes: tuple[Box, ...]
+    """None where this process' share is empty. A tensor without elements is one box without elements, so
+    that its name is not lost."""
+
+    def copied(self) -> Held:
+        """The same in memory of its own, on the CPU."""
+        copies = [
+            Box(b.offsets, b.sizes, b.data.to("cpu", copy=True, memory_format=torch.contiguous_format))
+            for b in self.boxes
+        ]
+        return Held(self.shape, self.dtype, tuple(copies))
+
+
+Leaf = Tensor | Held
+"""A tensor that is saved: plain, a DTensor, or a piece of a flat shard (`mainspring.nn.span`); or its
+boxes."""
+
+
+def held(name: str, tensor: Leaf) -> Held:
+    """The boxes of `tensor` that this process holds, as views.
+
+    Raises:
+        CheckpointError: `tensor` is no tensor, or has no storage behind its shape (it is on the meta device,
+            or was freed).
+    """
+    if isinstance(tensor, Held):
+        return tensor
+    if not isinstance(tensor, Tensor):
+        raise CheckpointError(f"{name}: only tensors can be saved as slices, not a {type(tensor).__name__}")
+    span = span_of(tensor)
+    if isinstance(tensor, DTensor):
+        found = _of_dtensor(tensor)
+    elif span is None:
+        found = [Box((0,) * tensor.ndim, tuple(tensor.shape), tensor.detach())]
+    else:
+        flat, found, at = tensor.detach(), [], 0
+        for offsets, sizes in flat_boxes(span.shape, span.start, span.stop):
+            count = math.prod(sizes)
+            found.append(Box(offsets, sizes, flat[at : at + count].view(sizes)))
+            at += count
+    shape = logical_shape(tensor)
+    kept = tuple(box for box in found if box.data.numel() or not shape.numel())
+    for box in kept:
+        _check_storage(name, box.data)
+    return Held(shape, tensor.dtype, kept)
+
+
+def flat_boxes(
+    shape: Sequence[int], start: int, stop: int
+) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Offsets and sizes of the boxes that make up elements `start` to `stop` of `shape`, in that order.
+
+    >>> list(flat_boxes((3, 4), 2, 9))
+    [((0, 2), (1, 2)), ((1, 0), (1, 4)), ((2, 0), (1, 1))]
+    """
+    if math.prod(shape) == 0:
+        yield (0,) * len(shape), tuple(shape)
+        return
+    if start == stop:
+        return
+    if not shape:
+        yield (), ()
+        return
+    width = math.prod(shape[1:])
+    (first, head), (last, tail) = divmod(start, width), divmod(stop, width)
+    if first == last:
+        yield from _in_row(shape, first, head, tail)
+        return
+    if head:
+        yield from _in_row(shape, first, head, width)
+        first += 1
+    if last > first:
+        yield (first, *(0 for _ in shape[1:])), (last - first, *shape[1:])
+    if tail:
+        yield from _in_row(shape, last, 0, tail)
+
+
+def _in_row(
+    shape: Sequence[int], row: int, start: int, stop: int
+) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    for offsets, sizes in flat_boxes(shape[1:], start, stop):
+        yield (row, *offsets), (1, *sizes)
+
+
+def _of_dtensor(tensor: DTensor) -> list[Box]:
+    if tensor.device_mesh.get_coordinate() is None:
+        return []
+    sizes, offsets = compute_local_shape_and_global_offset(
+        tensor.shape, tensor.device_mesh, tensor.placements
+    )
+    return [Box(tuple(offsets), tuple(sizes), tensor.to_local().detach())]
+
+
+def _check_storage(name: str, data: Tensor) -> None:
+    if data.is_meta:
+        raise CheckpointError(f"{name}: has a shape but no values: it is on the meta device")
+    needed = 0
+    if data.numel():
+        reach = sum((n - 1) * stride for n, stride in zip(data.shape, data.stride(), strict=True))
+        needed = int(data.storage_offset() + reach + 1) * data.element_size()
+    if data.untyped_storage().nbytes() < needed:
+        raise CheckpointError(f"{name}: has a shape but no values: its storage was freed")
