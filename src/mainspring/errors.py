@@ -60,6 +60,10 @@ class CollectiveError(RunFault):
     """A collective failed or ranks disagree."""
 
 
+class DiskError(RunFault):
+    """The folder that states are offloaded to failed: full, unreadable, or its bytes are not those written."""
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """Say which known name is nearest to `name`, or list a few known ones.
 
