@@ -133,10 +133,7 @@ def test_any_order_any_size_any_group(world):
 
 def one_after_the_other(rank, world):
     x = torch.full((LARGE,), rank + 1.0)
-    out = torch.empty(LARGE // world)
-    for _ in range(2):
-        comm.all_reduce(x, name="x")
-        comm.reduce_scatter(out, x[: LARGE // world * world], name="x").wait()
+    comm.all_reduce(x[: SLOT_BYTES // 16], name="x")
     within = resident()
     start = comm.all_reduce(x, name="x", async_op=True)
     full = resident()
@@ -155,7 +152,7 @@ def one_after_the_other(rank, world):
 
 def test_memory_is_taken_as_needed_and_given_back():
     for within, full, left in run_ranks(one_after_the_other, 2):
-        assert within <= 2 * 6 * SLOT_BYTES, "a collective that is waited for at once needs few slots"
+        assert 2**14 < within <= 2 * SLOT_BYTES, "what is not needed is not touched"
         assert full <= 2 * (ARENA_BYTES + 2**14)
         assert left == 0
 

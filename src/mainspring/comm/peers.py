@@ -14,7 +14,7 @@ from mainspring.errors import CollectiveError
 # Words of the header, each on a cache line of its own.
 PUBLISHED, DONE, ENTERED, LEFT, STAMP = 0, 8, 16, 24, 32
 _RECORDS, _RECORD_BYTES = 4096, 512
-_SPINS, _YIELDS, _LONGEST_SLEEP = 40, 40, 1e-3
+_SPINS, _YIELD_SECONDS, _LONGEST_SLEEP = 40, 3e-4, 1e-3
 
 
 class Peers:
@@ -96,11 +96,11 @@ class Peers:
         for _ in range(_SPINS):
             if there():
                 return
-        for _ in range(_YIELDS):
+        started = looked = time.monotonic()
+        while time.monotonic() - started < _YIELD_SECONDS:
             os.sched_yield()
             if there():
                 return
-        started = looked = time.monotonic()
         nap = 2e-5
         while not there():
             self._meanwhile()

@@ -25,12 +25,13 @@ from torch import Tensor
 from mainspring.comm.memory import SharedMemory
 from mainspring.comm.peers import DONE, PUBLISHED, Peers
 
-SLOTS = 32
-SLOT_BYTES = 1 << 19
+SLOTS = 8
+SLOT_BYTES = 1 << 20
 ARENA_BYTES = SLOTS * SLOT_BYTES
-"""Most memory that a rank's arena takes (16 MiB); only slots in use are touched."""
+"""Most memory that a rank's arena takes (8 MiB: two ranks' fit in a usual last-level cache); only slots in
+use are touched."""
 _TABLE = 64
-_AHEAD = 2
+_AHEAD = 1
 """Chunks published before the one that is consumed while a rank waits: few, so that they stay in cache."""
 
 
