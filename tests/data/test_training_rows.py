@@ -99,6 +99,21 @@ def test_a_row_of_several_pairs_holds_neighbours_of_one_direction(data: TokenDat
         assert len(set(row.lang[row.type == 1].tolist())) == 1
 
 
+def test_every_row_brings_another_from_far_away(data: TokenData) -> None:
+    order = rows(data, None)
+    batch = order.batch_with_others(3, 40)
+    own = rows_of(order.batch(3, 40))
+    others = []
+    for row, alone in zip(rows_of(batch), own, strict=True):
+        assert (row.ids[row.type == 0] == alone.ids).all() and (row.doc[row.type == 0] == alone.doc).all()
+        others.append(row.ids[row.type == 1].tolist())
+        assert len(others[-1]) == 16
+    assert sum(other == alone.ids.tolist() for other, alone in zip(others, own, strict=True)) < 5
+    assert len({tuple(other) for other in others}) > 25
+    again = rows_of(order.batch_with_others(7, 8))[0]
+    assert again.ids[again.type == 1].tolist() == others[4], "the same wherever the batch is cut"
+
+
 def test_what_cannot_be_read_is_refused(data: TokenData, pairs: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="pairs_per_row = 41 pairs of a direction, and there are 50"):
         rows(data, pairs, pairs_per_row=41)

@@ -151,6 +151,9 @@ def test_what_does_not_go_together_is_refused() -> None:
         build(
             parse(MixedConfig, {"text": RTD, "pairs": {**RTD, "text": "pairs", "embeddings": "shared"}}), FULL
         )
+    with pytest.raises(ConfigError, match="next_sentence_weight: beside pairs"):
+        two = {"kind": "s2s"}
+        build(parse(MixedConfig, {"text": {"kind": "unilm", "next_sentence_weight": 1}, "pairs": two}), FULL)
     with pytest.raises(ConfigError, match="pairs.text = 'plain'"):
         parse(MixedConfig, {"text": RTD, "pairs": RTD})
     with pytest.raises(ConfigError, match="kind"):

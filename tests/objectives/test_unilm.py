@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mainspring.config import parse
 from mainspring.data.batch import IGNORE, TokenBatch, causal_batch
 from mainspring.data.directions import Direction, directed
-from mainspring.data.token_row import collate, rows_of
+from mainspring.data.token_row import collate, join, rows_of, token_row
 from mainspring.errors import ConfigError
 from mainspring.nn.masks import allow
 from mainspring.objectives import Objective, UnilmConfig, UnilmMixture, Vocabulary, build
@@ -103,6 +103,75 @@ def test_one_batch_equals_several() -> None:
         views = objective.build(rows_from(batch, start, stop), generators(6)[start:stop])
         total += objective.loss(model, views)["unilm"].total.item()
     assert total == pytest.approx(whole.total.item(), rel=1e-6)
+
+
+def with_others(rows: int, length: int, seed: int = 0) -> TokenBatch:
+    """Rows of tokens below 50, in documents, with a text of 50 and more from elsewhere."""
+    rng = np.random.default_rng(seed)
+    texts = [rng.integers(SPECIAL, 50, size=length) for _ in range(rows)]
+    others = [rng.integers(50, VOCAB, size=length) for _ in range(rows)]
+    split = np.repeat([0, 1], [length // 4, length - length // 4])
+    return collate(
+        [
+            join([token_row(one)._replace(doc=split), token_row(two, type=1)])
+            for one, two in zip(texts, others, strict=True)
+        ]
+    )
+
+
+def test_second_parts_go_on_or_are_from_elsewhere() -> None:
+    objective = mixture(next_sentence_weight=0.5, mask_share=0, random_share=0)
+    assert objective.wants_elsewhere and not mixture().wants_elsewhere
+    batch = with_others(600, 40)
+    views = objective.build(batch, generators(600))
+    kinds = views["next"].labels[:, 0].numpy()
+    assert (views["next"].labels[:, 1:] == IGNORE).all()
+    assert (kinds != IGNORE).mean() == pytest.approx(1 / 3, abs=0.05)
+    assert (kinds[kinds != IGNORE] == 1).mean() == pytest.approx(0.5, abs=0.1)
+    for before, after, kind in zip(rows_of(batch), rows_of(views["unilm"]), kinds, strict=True):
+        own, other = before.ids[before.type == 0], before.ids[before.type == 1]
+        if kind == IGNORE:
+            assert (after.ids < 50).all(), "other directions read the row alone"
+            continue
+        assert after.doc.max() == 0 and set(after.type.tolist()) <= {0, 1}
+        one, two = (after.ids[(after.type == k) & (after.ids >= SPECIAL)] for k in (0, 1))
+        assert (one == own[10 : 10 + len(one)]).all(), "the longest document begins the row"
+        rest = own[10 + len(one) :] if kind == 0 else other
+        assert len(two) and (two == rest[: len(two)]).all()
+
+
+def test_both_losses_are_of_one_forward_and_written_out() -> None:
+    objective = mixture(
+        next_sentence_weight=0.5, bidirectional=1, seq2seq=0, left_to_right=0, right_to_left=0
+    )
+    model = network(pooler=True, pair_classes=2).double()
+    views = objective.build(with_others(6, 24), generators(6))
+    losses = objective.loss(model, views)
+    assert {n: loss.count for n, loss in losses.items()} == objective.counts(views)
+    with torch.no_grad():
+        out = model(views["unilm"])
+        expected = {"unilm": 0.0, "next": 0.0}
+        for i, j in torch.nonzero(views["unilm"].labels != IGNORE).tolist():
+            expected["unilm"] -= out.logits[i, j].log_softmax(0)[views["unilm"].labels[i, j]].item()
+        for i, kind in enumerate(views["next"].labels[:, 0].tolist()):
+            expected["next"] -= out.pair_logits[i].log_softmax(0)[kind].item()
+    assert {n: loss.total.item() for n, loss in losses.items()} == pytest.approx(expected, rel=1e-5)
+    assert losses["next"].weight == 0.5 and losses["next"].count == 6
+    losses["next"].total.backward()
+    assert model.pooler.pair.weight.grad.any() and model.embeddings.token.weight.grad.any()
+
+
+def test_without_text_from_elsewhere_nothing_is_told() -> None:
+    """Held-out rows come alone."""
+    objective = mixture(next_sentence_weight=1.0)
+    views = objective.build(stream(6, 40), generators(6))
+    assert objective.counts(views)["next"] == 0
+    plain = mixture().build(stream(6, 40), generators(6))["unilm"]
+    assert torch.equal(views["unilm"].ids, plain.ids) and torch.equal(views["unilm"].labels, plain.labels)
+    losses = objective.loss(network(pooler=True, pair_classes=2), views)
+    assert losses["next"].total.item() == 0
+    with pytest.raises(ConfigError, match="the model has 0: set model.config.pooler = true"):
+        objective.assemble(network())
 
 
 def test_what_is_missing_is_said() -> None:

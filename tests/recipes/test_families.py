@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from mainspring.config import parse
 from mainspring.data.dataset import TokenData
 from mainspring.data.pairs import PairData
 from mainspring.models import FAMILIES
 from mainspring.models.hub import import_hf
+from mainspring.nn import TransformerConfig
 from mainspring.parallel import World
 from mainspring.planner.parameters import count_parameters
 from mainspring.recipes import load, names, path_of
@@ -49,7 +51,8 @@ def test_twins_name_each_other() -> None:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_recipes_fit_and_have_their_presets_size(name: str) -> None:
     recipe = load(name)
-    preset = FAMILIES[recipe.model.family].presets[str(recipe.model.preset)]
+    published = FAMILIES[recipe.model.family].presets[str(recipe.model.preset)]
+    preset = parse(TransformerConfig, {**published.model_dump(mode="json"), **recipe.model.config})
     # Without the rows that pad a vocabulary to a multiple of 64.
     found = forecast(load(name, [f"model.config.vocab_rows={preset.rows}"]), GPU, local_ranks=8)
     estimate = found.prepared.estimate

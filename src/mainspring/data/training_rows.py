@@ -16,11 +16,12 @@ from mainspring.data.loader import text_batch
 from mainspring.data.pair_batch import pair_batch
 from mainspring.data.pair_corpora import PairCorpora
 from mainspring.data.sampler import Mixture, mixture_of, samples
-from mainspring.data.token_row import collate, rows_of
+from mainspring.data.token_row import collate, join, rows_of
 from mainspring.errors import DataError
 
 PAIRS = "pairs:"
 """Begins the names of streams of pairs; no source of text has such a name."""
+_AWAY = 1 << 47
 
 
 class TrainingRows:
@@ -62,6 +63,17 @@ class TrainingRows:
         both = iter(rows_of(pairs))
         return collate([next(both) if pair else next(text) for pair in paired], pad=pad)
 
+    def batch_with_others(self, start: int, stop: int) -> TokenBatch:
+        """Rows start .. stop-1, each followed by another from far away in the order, with type 1."""
+        own, others = (
+            rows_of(self.batch(first, last)) for first, last in ((start, stop), _away(start, stop))
+        )
+        joined = [
+            join([row, other._replace(type=np.ones_like(other.type))])
+            for row, other in zip(own, others, strict=True)
+        ]
+        return collate(joined, pad=self._data.tokenizer.pad or 0)
+
     def _pair_batch(self, wanted: list[tuple[str, int]], pad: int) -> TokenBatch:
         assert self._pairs is not None
         directions = self._pairs.directions
@@ -71,6 +83,11 @@ class TrainingRows:
             for pair in directions[name.removeprefix(PAIRS)].neighbours(row, self._per_row)
         ]
         return pair_batch(chosen, per_row=self._per_row, pad=pad)
+
+
+def _away(start: int, stop: int) -> tuple[int, int]:
+    """Indices that no run reaches, as many, and the same for the same rows."""
+    return start + _AWAY, stop + _AWAY
 
 
 def open_pairs(folder: str, data: TokenData) -> PairCorpora:

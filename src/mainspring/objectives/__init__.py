@@ -1,6 +1,7 @@
 """What a model is trained to do: views of a batch, and the losses on them."""
 
 from mainspring.objectives.base import (
+    ComparesTexts,
     Evolves,
     Loss,
     Objective,
@@ -49,6 +50,7 @@ from mainspring.objectives.words import Vocabulary, word_starts
 __all__ = [
     "CausalConfig",
     "CausalLM",
+    "ComparesTexts",
     "ContrastConfig",
     "CrossLingualContrast",
     "Denoising",

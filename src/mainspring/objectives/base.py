@@ -75,6 +75,16 @@ class OwnsModules(Protocol):
         ...
 
 
+@runtime_checkable
+class ComparesTexts(Protocol):
+    """An objective that may want, with each row of text, another from elsewhere."""
+
+    @property
+    def wants_elsewhere(self) -> bool:
+        """Whether it does: then a row's tokens of type 1 are the other's."""
+        ...
+
+
 Gather = Callable[[Tensor], Tensor]
 """Joins the parts [n, ...] of all ranks, whatever n is on each, in the order of the ranks."""
 

@@ -111,6 +111,9 @@ class UnilmConfig(ReplacementConfig):
     """Share of rows read backward."""
     ngram_share: float = Field(0.2, ge=0, le=1)
     """Share of runs that are two or three tokens long, with equal chance."""
+    next_sentence_weight: float = Field(0.0, ge=0)
+    """Weight of telling, in rows read in both directions, whether the second part goes on with the first or
+    is from elsewhere; needs `model.config.pair_classes = 2` (v1: 1; v2 and 0: without it)."""
 
 
 class ReplacedConfig(ReplacementConfig):

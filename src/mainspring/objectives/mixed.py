@@ -18,6 +18,7 @@ from mainspring.data.token_row import TokenRow, collate, join, rows_of, token_ro
 from mainspring.errors import ConfigError
 from mainspring.nn.transformer import Transformer
 from mainspring.objectives.base import (
+    ComparesTexts,
     Evolves,
     Gather,
     Loss,
@@ -142,7 +143,11 @@ class Mixed:
 
 def _owner(text: Objective, pairs: Objective) -> Objective:
     """The objective whose modules are trained with the network; `text` where there are none."""
-    owners = [one for one in (text, pairs) if isinstance(one, OwnsModules)]
+    if isinstance(text, ComparesTexts) and text.wants_elsewhere:
+        raise ConfigError(
+            "objective.text.next_sentence_weight: beside pairs no text from elsewhere is read; set it to 0"
+        )
+    owners = [one for one in (pairs, text) if isinstance(one, OwnsModules)]
     replacing = [one for one in (text, pairs) if isinstance(one, ReplacedTokens)]
     if len(replacing) == 1:
         raise ConfigError(

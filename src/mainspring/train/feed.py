@@ -11,7 +11,7 @@ from mainspring.data.dataset import TokenData
 from mainspring.data.loader import row_generators
 from mainspring.data.training_rows import TrainingRows
 from mainspring.errors import ConfigError
-from mainspring.objectives import Objective, Views
+from mainspring.objectives import ComparesTexts, Objective, Views
 from mainspring.objectives.config import reads_pairs
 from mainspring.planner import Batch
 from mainspring.train.recipe import Recipe
@@ -45,7 +45,10 @@ class Feed:
         return [self._views(start, min(start + size, end)) for start in range(first, end, size)]
 
     def _views(self, start: int, stop: int) -> Views:
-        return self._objective.build(self._rows.batch(start, stop), row_generators(self._seed, start, stop))
+        objective, rows = self._objective, self._rows
+        others = isinstance(objective, ComparesTexts) and objective.wants_elsewhere
+        batch = rows.batch_with_others(start, stop) if others else rows.batch(start, stop)
+        return objective.build(batch, row_generators(self._seed, start, stop))
 
 
 def rows_of_run(recipe: Recipe, data: TokenData) -> TrainingRows:

@@ -33,13 +33,14 @@ def unilm2(d_model: int, n_layers: int, n_heads: int, **other: Any) -> Transform
 PRESETS: Mapping[str, TransformerConfig] = MappingProxyType(
     {
         "tiny": unilm2(128, 2, 2, vocab_size=8192, max_positions=256),
+        "tiny-v1": unilm1(128, 2, 2, vocab_size=8192, max_positions=256),
         "v1-base": unilm1(768, 12, 12),
         "v1-large": unilm1(1024, 24, 16),
         "v2-base": unilm2(768, 12, 12),
         "v2-large": unilm2(1024, 24, 16),
     }
 )
-"""Published sizes (110 and 340 million parameters) after a tiny one of v2."""
+"""Published sizes (110 and 340 million parameters) after tiny ones of v2 and v1."""
 
 
 def to_hf(config: TransformerConfig) -> dict[str, Any]:
