@@ -44,6 +44,22 @@ def test_beams_need_no_temperature(toy: str, capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out == f"[1]\n{best[0].text}\n[2]\n{best[1].text}\n"
 
 
+def test_what_is_said_against_repetition(toy: str, capsys: pytest.CaptureFixture[str]) -> None:
+    shared = {"max_tokens": 24, "no_repeat_ngram": 2, "repetition_penalty": 1.2}
+    expected = Engine.load(toy).generate(["the"], GenerateOptions(**shared))[0].text
+    again = ["--max-tokens", "24", "--no-repeat-ngram", "2", "--repetition-penalty", "1.2"]
+    assert main(["generate", toy, "the", "--temperature", "0", *again]) == 0
+    assert capsys.readouterr().out == expected + "\n"
+    free = Engine.load(toy).generate(["the"], GenerateOptions(max_tokens=24, repetition_penalty=1.2))[0].text
+    assert free != expected, "something would have been said twice"
+    for asked, stopping in (("yes", True), ("no", False), ("never", "never")):
+        options = GenerateOptions(**shared, num_beams=3, length_penalty=-2.0, early_stopping=stopping)
+        expected = Engine.load(toy).generate(["the"], options)[0].text
+        beams = ["--beams", "3", "--length-penalty", "-2", "--early-stopping", asked]
+        assert main(["generate", toy, "the", *again, *beams]) == 0
+        assert capsys.readouterr().out == expected + "\n"
+
+
 def test_stop(toy: str, capsys: pytest.CaptureFixture[str]) -> None:
     whole = Engine.load(toy).generate(["the"], GenerateOptions(max_tokens=20))[0].text
     stop = whole[4:6]
@@ -56,6 +72,10 @@ def test_stop(toy: str, capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["nowhere", "x"], "Looked for recipe.toml"),
         (["TOY", "x", "--top-p", "2"], "top_p = 2.0"),
+        (["TOY", "x", "--no-repeat-ngram", "-1"], "no_repeat_ngram = -1: should be a whole number"),
+        (["TOY", "x", "--no-repeat-ngram", "2.5"], "--no-repeat-ngram"),
+        (["TOY", "x", "--length-penalty", "inf"], "length_penalty = inf: should be a finite number"),
+        (["TOY", "x", "--early-stopping", "maybe"], "--early-stopping"),
         (["TOY", "x", "--beams", "2", "--temperature", "1"], "num_beams = 2 with temperature"),
         (["TOY", "x " * 600], "512 positions"),
         (["TOY", "x", "--device", "nonsense"], "device 'nonsense'"),

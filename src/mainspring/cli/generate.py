@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,14 @@ from mainspring.errors import UsageError
 
 if TYPE_CHECKING:
     from mainspring.infer import Engine, GenerateOptions
+
+
+class Stopping(StrEnum):
+    """When beam search ends."""
+
+    no = "no"
+    yes = "yes"
+    never = "never"
 
 
 def generate(
@@ -33,10 +42,20 @@ def generate(
         float, typer.Option(help="Sample among the tokens that make up this probability.")
     ] = 1.0,
     repetition_penalty: Annotated[float, typer.Option(help="Above 1 makes repetition less probable.")] = 1.0,
+    no_repeat_ngram: Annotated[
+        int, typer.Option(help="Write no run of so many tokens twice, e.g. 3; 0 allows all.")
+    ] = 0,
     beams: Annotated[
         int, typer.Option(help="Beam search with this many hypotheses; needs --temperature 0.")
     ] = 1,
     length_penalty: Annotated[float, typer.Option(help="Beam search: above 0 favours long texts.")] = 1.0,
+    early_stopping: Annotated[
+        Stopping,
+        typer.Option(
+            help="Beam search ends: yes, when so many hypotheses have; no, when the best open one cannot win "
+            "at its present length; never, when it could not at any."
+        ),
+    ] = Stopping.no,
     n: Annotated[int, typer.Option("--n", "-n", help="Number of completions.")] = 1,
     seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
     stop: Annotated[
@@ -63,8 +82,10 @@ def generate(
         top_k=top_k,
         top_p=top_p,
         repetition_penalty=repetition_penalty,
+        no_repeat_ngram=no_repeat_ngram,
         num_beams=beams,
         length_penalty=length_penalty,
+        early_stopping="never" if early_stopping is Stopping.never else early_stopping is Stopping.yes,
         n=n,
         seed=seed,
         stop=tuple(stop or ()),

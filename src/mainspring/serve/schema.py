@@ -64,9 +64,10 @@ class CompletionRequest(BaseModel):
 
     top_k: int = Field(0, ge=0)
     repetition_penalty: float = Field(1.0, gt=0)
+    no_repeat_ngram: int = Field(0, ge=0)
     num_beams: int = Field(1, ge=1)
     length_penalty: float = 1.0
-    early_stopping: bool | Literal["never"] = False
+    early_stopping: Literal[True, False, "never"] = False
 
     @model_validator(mode="before")
     @classmethod
@@ -109,6 +110,7 @@ class CompletionRequest(BaseModel):
             top_k=self.top_k,
             n=self.n,
             repetition_penalty=self.repetition_penalty,
+            no_repeat_ngram=self.no_repeat_ngram,
             num_beams=self.num_beams,
             length_penalty=self.length_penalty,
             early_stopping=self.early_stopping,
