@@ -5,6 +5,7 @@ import time
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from mainspring import comm
 from mainspring.errors import CollectiveError
@@ -90,3 +91,45 @@ def off_again(rank, world):
 
 def test_debug_mode_can_be_left():
     assert run_ranks(off_again, 2) == [1, 1]
+
+
+def elsewhere(rank, world):
+    """Rank 1 has gone on to another group, in which it waits for rank 0."""
+    both, again = dist.new_group([0, 1]), dist.new_group([0, 1])
+    x = torch.ones(3)
+    for group in (both, again):
+        comm.all_reduce(x, name="start", group=group)
+        comm.debug.set_timeout(1.0, group)
+    try:
+        comm.all_reduce(x, name=["gather h.1", "reduce h.2"][rank], group=[both, again][rank])
+    except CollectiveError as error:
+        try:
+            comm.barrier(name="after", group=[both, again][rank])
+        except CollectiveError as after:
+            return str(error), str(after)
+    return "no error", ""
+
+
+def test_ranks_in_different_groups_are_both_named():
+    answers = run_ranks(elsewhere, 2)
+    for rank, ((text, after), name, there) in enumerate(
+        zip(answers, ["gather h.1", "reduce h.2"], ["reduce h.2", "gather h.1"], strict=True)
+    ):
+        assert f"'{name}'" in text and f"rank {1 - rank}" in text
+        assert "'start'" in text and "since, in another group, " in text and f"'{there}'" in text
+        assert "cannot start, the group has failed" in after
+
+
+def different_windows(rank, world):
+    comm.debug.enable(timeout=20)
+    windows = [comm.shared.window(5, torch.float32, name=name) for name in ("h.0", "h.1")]
+    try:
+        windows[rank].publish()
+    except CollectiveError as error:
+        return str(error)
+    return "no error"
+
+
+def test_windows_are_compared():
+    first, second = run_ranks(different_windows, 2)
+    assert first == second and "publish of window 'h.0'" in first and "publish of window 'h.1'" in first

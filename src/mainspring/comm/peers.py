@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import time
+import weakref
 from collections.abc import Callable, Iterable
 
 from mainspring.comm.ledger import differ
@@ -34,6 +35,7 @@ class Peers:
         for fd in self._pidfds:
             self._poll.register(fd, select.POLLIN)
         self._broken: str | None = None
+        _all.add(self)
 
     def enter(self, what: str, *, compare: bool = False) -> None:
         """Note that this rank enters operation `what`, where the others can read it.
@@ -93,6 +95,8 @@ class Peers:
                 self._wait_one(lambda counters=counters: counters[word] >= target, rank, what)  # type: ignore[misc]
 
     def _wait_one(self, there: Callable[[], bool], rank: int, what: str) -> None:
+        if self._broken is not None:
+            raise CollectiveError(f"{what} cannot finish, the group has failed: {self._broken}")
         for _ in range(_SPINS):
             if there():
                 return
@@ -133,15 +137,26 @@ class Peers:
         return None if left == 0 else "has left the group" if left == 1 else "has failed"
 
     def _last(self, rank: int) -> str:
+        """The last operation of `rank` in this group, and what it entered since in others that this rank
+        belongs to."""
         words = self.memory.words[rank]
-        if words[ENTERED] == 0:
-            return "it has entered no operation of this group yet"
-        age = (time.monotonic_ns() - words[STAMP]) / 1e9
         mine = self.memory.words[self.rank][ENTERED]
-        return (
-            f"its last operation was number {words[ENTERED]}, {self.entered(rank)}, entered {age:.1f} s ago "
-            f"(this rank is in number {mine})"
-        )
+        note = "it has entered no operation of this group yet"
+        if words[ENTERED]:
+            note = (
+                f"its last operation was number {words[ENTERED]}, {self.entered(rank)}, "
+                f"entered {_age(words[STAMP]):.1f} s ago (this rank is in number {mine})"
+            )
+        pid, latest, newer = self.memory.pids[rank], words[STAMP], ""
+        for other in list(_all):
+            memory = other.memory
+            if other is not self and pid in memory.pids:
+                there = memory.pids.index(pid)
+                stamp = memory.words[there][STAMP]
+                if stamp > latest:
+                    newer = f"; since, in another group, {other.entered(there)}, {_age(stamp):.1f} s ago"
+                    latest = stamp
+        return note + newer
 
     def close(self) -> None:
         """Tell the others that this rank has left."""
@@ -150,3 +165,11 @@ class Peers:
         for fd in self._pidfds:
             os.close(fd)
         self._pidfds = {}
+
+
+_all: weakref.WeakSet[Peers] = weakref.WeakSet()
+
+
+def _age(stamp: int) -> float:
+    """Seconds since a time stamp; the clock is that of the host."""
+    return (time.monotonic_ns() - stamp) / 1e9

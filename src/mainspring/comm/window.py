@@ -33,9 +33,10 @@ class Window:
     def __init__(
         self, numel: int, dtype: torch.dtype, *, name: str, group: dist.ProcessGroup | None = None
     ) -> None:
-        transport = channel(group).begin(group, torch.device("cpu"), f"window {name!r}")
+        self._channel = channel(group)
+        transport = self._channel.begin(group, torch.device("cpu"), f"window {name!r}")
         if transport is None:
-            raise NotShared(channel(group).why_not)
+            raise NotShared(self._channel.why_not)
         nbytes = numel * dtype.itemsize
         self._memory = memory = share(group, nbytes + -nbytes % 64)
         self._peers, self.name = transport.peers, name
@@ -52,7 +53,7 @@ class Window:
 
     def publish(self) -> None:
         """Let the others read `local`; begins a round."""
-        self._peers.enter(f"publish of window {self.name!r}")
+        self._peers.enter(f"publish of window {self.name!r}", compare=self._channel.debug)
         self._round += 1
         self._memory.words[self.rank][PUBLISHED] = self._round
 
