@@ -215,11 +215,13 @@ class Stepper:
         return [Stretch(shard, start, min(start + step, shard.numel)) for start in starts]
 
     def _read(self, stretch: Stretch) -> None:
-        for kind in (MASTER, *self._rows.get(stretch.shard.name, {})):
+        shard = stretch.shard
+        for kind, dtype in {MASTER: shard.dtype, **self._rows.get(shard.name, {})}.items():
             buffer = stretch.buffers[kind] = self._arena.take()
-            file = file_of(stretch.shard, kind)
+            file = file_of(shard, kind)
             if (file, stretch.start) in self._written:
-                stretch.reads.append(self._store.read(file, buffer, stretch.start))
+                pages = stretch.pages(kind, dtype)
+                stretch.reads.append(self._store.read(file, pages, stretch.start))
             else:
                 buffer.zero_()
 
@@ -231,10 +233,12 @@ class Stepper:
         if file_of(shard, COMPUTE) in self._store:
             stretch.buffers[COMPUTE] = self._arena.take()
             stretch.row(COMPUTE, shard.compute_dtype).copy_(masters)
+        kinds = {MASTER: shard.dtype, COMPUTE: shard.compute_dtype, **self._rows.get(shard.name, {})}
         for kind, buffer in stretch.buffers.items():
             file = file_of(shard, kind)
             self._written.add((file, stretch.start))
-            self._store.write(file, buffer, stretch.start).add_done_callback(
+            pages = stretch.pages(kind, kinds[kind])
+            self._store.write(file, pages, stretch.start).add_done_callback(
                 lambda _, buffer=buffer: self._arena.give(buffer)  # type: ignore[misc]
             )
 
@@ -303,12 +307,3 @@ def _bare_step(optimizer: torch.optim.Optimizer) -> None:
     """Step without the hooks, which belong to the step as a whole."""
     step: Any = type(optimizer).step
     getattr(step, "__wrapped__", step)(optimizer)
-
-
-def total_bytes(shards: Sequence[Shard], rows: int) -> int:
-    """Bytes of disk for shards with masters, `rows` fp32 states each, and their copies for computation."""
-    return sum(
-        (1 + rows) * padded_bytes(s.numel, s.dtype)
-        + (padded_bytes(s.numel, s.compute_dtype) if s.compute_dtype != s.dtype else 0)
-        for s in shards
-    )

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mainspring.parallel.disk.buffers import round_up
 from mainspring.parallel.zero.placement import Shard
 
 MASTER = "master"
@@ -58,6 +59,10 @@ class Stretch:
     def row(self, kind: str, dtype: torch.dtype) -> Tensor:
         """The elements of one kind: [stop - start]."""
         return self.buffers[kind].view(dtype)[: self.stop - self.start]
+
+    def pages(self, kind: str, dtype: torch.dtype) -> Tensor:
+        """The bytes of these elements, with the rest of the last page."""
+        return self.buffers[kind][: round_up((self.stop - self.start) * dtype.itemsize)]
 
 
 @dataclass
