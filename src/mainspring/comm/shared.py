@@ -39,7 +39,8 @@ def window(
 ) -> Window | None:
     """A buffer of `numel` elements (each rank its own number) that the other ranks of `group` can read.
 
-    A collective of the group. Returns None on all ranks where the group does not share memory.
+    A collective of the group. Returns None on all ranks where the group does not share memory. A window costs
+    a file descriptor for each rank: make one for many tensors.
     """
     try:
         return Window(numel, dtype, name=name, group=group)
