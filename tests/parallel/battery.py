@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from mainspring import optim, parallel
+from mainspring.nn.span import Span, span_of
 from mainspring.optim import OptimConfig
 from mainspring.parallel import Plan
 from parallel.examples import EXAMPLES, Example
@@ -88,9 +89,9 @@ def check(rank: int, world: int, cases: list[Case]) -> dict[str, dict[str, float
 def _outcome(rank: int, world: int, case: Case) -> dict[str, float] | str:
     try:
         want = single_run(case)
-        if case.plan.get("zero", 0) > 0:
+        if _on_fsdp2(case):
             decay_unused(want)
-        errors = compare(spread_run(rank, world, case), want, case.precision)
+        errors = compare(spread_run(rank, world, case), want, case.precision, _on_fsdp2(case))
     except Exception:
         errors = traceback.format_exc()
     met: list[Any] = [None] * world
@@ -101,7 +102,7 @@ def _outcome(rank: int, world: int, case: Case) -> dict[str, float] | str:
     return {key: max(m[key] for m in met) for key in met[0]}
 
 
-def compare(got: Trace, want: Trace, precision: str) -> dict[str, float]:
+def compare(got: Trace, want: Trace, precision: str, fsdp2: bool) -> dict[str, float]:
     """Largest error of each kind over its tolerance."""
     rtol = 2e-5 if precision == "fp32" else 4e-2
     result = {
@@ -112,7 +113,9 @@ def compare(got: Trace, want: Trace, precision: str) -> dict[str, float]:
     largest = max(float(g.abs().max()) for g in want.gradients.values() if g is not None)
     for name, gradient in want.gradients.items():
         mine = got.gradients[name]
-        # Sharded: a parameter that no rank used has a gradient of zero instead of None.
+        if not fsdp2:
+            assert (mine is None) == (gradient is None), f"{name}: only one has a gradient"
+        # On FSDP2 a parameter that no rank used has a gradient of zero instead of None.
         mine = torch.zeros_like(got.parameters[name]) if mine is None else mine
         error = float((mine - (0 if gradient is None else gradient)).abs().max()) / (rtol * largest)
         result["gradient"] = max(result.get("gradient", 0.0), error)
@@ -124,7 +127,7 @@ def compare(got: Trace, want: Trace, precision: str) -> dict[str, float]:
 
 
 def decay_unused(trace: Trace) -> None:
-    """Sharded, a parameter that no rank used has a gradient of zero: weight decay alone shrinks it."""
+    """On FSDP2 a parameter that no rank used has a gradient of zero: weight decay alone shrinks it."""
     for name, gradient in trace.gradients.items():
         if gradient is None and trace.parameters[name].ndim >= 2 and trace.trainable[name]:
             trace.parameters[name] *= (1 - OPTIM.lr * OPTIM.weight_decay) ** STEPS
@@ -212,8 +215,7 @@ def _train(
             loss_sum += loss.item()
         trace.losses.append(over_ranks(loss_sum) / count)
         if step == 0:
-            found = {name: p.grad for name, p in model.named_parameters()}
-            trace.gradients = {name: None if g is None else _whole(g) for name, g in found.items()}
+            trace.gradients = {name: _whole_gradient(p) for name, p in model.named_parameters()}
         trace.norms.append(clip())
         optimizer.step()
         optimizer.zero_grad()
@@ -226,7 +228,30 @@ def _predictions(example: Example, rows: list[Any]) -> int:
     return len(rows) if isinstance(rows[0], tuple) else sum(len(row) - 1 for row in rows)
 
 
+def _on_fsdp2(case: Case) -> bool:
+    return case.plan.get("zero", 0) > 0 and case.plan.get("backend") == "fsdp2"
+
+
+def _whole_gradient(parameter: Tensor) -> Tensor | None:
+    if span_of(parameter) is None or not dist.is_initialized():
+        return None if parameter.grad is None else _whole(parameter.grad)
+    there = _sum_over_ranks(float(parameter.grad is not None))
+    assert there in (0, dist.get_world_size()), "some ranks have a gradient"
+    return joined(parameter.grad, span_of(parameter)) if there else None
+
+
+def joined(piece: Tensor, span: Span) -> Tensor:
+    """The whole of which every rank has a piece."""
+    whole = torch.zeros(span.shape.numel(), dtype=torch.float64)
+    whole[span.start : span.stop] = piece.detach().double()
+    dist.all_reduce(whole)
+    return whole.float().view(span.shape)
+
+
 def _whole(tensor: Tensor) -> Tensor:
+    span = span_of(tensor)
+    if span is not None:
+        return joined(tensor, span)
     tensor = tensor.detach()
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).clone()
 

@@ -97,7 +97,7 @@ def poisoned(rank: int, world: int, data: str, run: str) -> str:
             if isinstance(event, StepDone) and event.step == 3 and rank == 1:
                 weight = dict(trainer.setup.model.named_parameters())["layers.1.feed_forward.up.weight"]
                 with torch.no_grad():
-                    weight.to_local()[0, 0] = float("inf")
+                    weight[0] = float("inf")  # of the piece that is here
 
         trainer._sinks.append(poison)
         try:

@@ -1,7 +1,7 @@
 """Initialisation that depends on the seed and the parameter's name alone: never on ranks, shards or order.
 
 Each parameter is cut, flat, into chunks; each chunk has its own generator, seeded with a hash of (seed,
-name, chunk). A rank that holds a shard draws only the chunks that its rows touch.
+name, chunk). A rank that holds a shard or a piece draws only the chunks that it touches.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+from mainspring.nn.span import Span, logical_shape, span_of
 
 CHUNK = 1 << 20
 """Elements drawn from one generator."""
@@ -47,11 +49,11 @@ def initialize(model: M, seed: int) -> M:
     """Set every parameter of a model, in place, and return the model.
 
     Norms' weights become 1 and all vectors of biases 0. Other weights are drawn from a normal distribution,
-    as `declare` has it. Plain tensors and DTensors on any mesh get the same values. Drawing is on the CPU
-    in fp32, so that devices and dtypes agree too.
+    as `declare` has it. Plain tensors, pieces of flat shards (`mainspring.nn.span`) and DTensors on any mesh
+    get the same values. Drawing is on the CPU in fp32, so that devices and dtypes agree too.
 
     Args:
-        model: any module; its parameters must have storage (not meta).
+        model: any module; parameters on meta are left out.
         seed: the run's seed.
     """
     seen: set[int] = set()
@@ -60,10 +62,12 @@ def initialize(model: M, seed: int) -> M:
             if id(parameter) in seen:
                 continue
             seen.add(id(parameter))
+            if parameter.is_meta:
+                continue
             name = _plain_name(f"{prefix}.{leaf}" if prefix else leaf)
             if isinstance(module, nn.LayerNorm | nn.RMSNorm | nn.GroupNorm) and leaf == "weight":
                 parameter.fill_(1.0)
-            elif parameter.ndim < 2:
+            elif len(logical_shape(parameter)) < 2:
                 parameter.fill_(declared(module).vector)
             else:
                 _fill_normal(parameter, seed, name, declared(module))
@@ -86,6 +90,10 @@ def _plain_name(name: str) -> str:
 
 
 def _fill_normal(parameter: Tensor, seed: int, name: str, initial: Initial) -> None:
+    span = span_of(parameter)
+    if span is not None:
+        _fill_piece(parameter, span, seed, name, initial)
+        return
     shape = parameter.shape
     if isinstance(parameter, DTensor):
         local_shape, offset = compute_local_shape_and_global_offset(
@@ -113,6 +121,18 @@ def _fill_normal(parameter: Tensor, seed: int, name: str, initial: Initial) -> N
         for dim in range(1, len(shape)):
             drawn = drawn.narrow(dim, offset[dim], local_shape[dim])
         target.copy_(drawn)
+
+
+def _fill_piece(piece: Tensor, span: Span, seed: int, name: str, initial: Initial) -> None:
+    if span.numel == 0:
+        return
+    in_place = piece.device.type == "cpu" and piece.dtype == torch.float32
+    drawn = piece.detach() if in_place else torch.empty(span.numel)
+    _draw(drawn, span.start, span.shape.numel(), seed, name, initial.std)
+    if initial.rows is not None:
+        drawn[max(initial.rows * span.shape[1:].numel() - span.start, 0) :].zero_()
+    if not in_place:
+        piece.copy_(drawn)
 
 
 def _draw(out: Tensor, start: int, total: int, seed: int, name: str, std: float) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mainspring.nn.span import logical_shape
 from mainspring.optim.config import OptimConfig
 
 
@@ -18,8 +19,8 @@ def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) ->
     """
     unique = {id(p): p for p in parameters if p.requires_grad}.values()
     groups = [
-        {"params": [p for p in unique if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in unique if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in unique if len(logical_shape(p)) >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in unique if len(logical_shape(p)) < 2], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
 

@@ -1,18 +1,33 @@
 """Spread a model over ranks: the plan, the ranks, and its execution."""
 
-from mainspring.parallel.api import apply, clip_grad_norm, materialize, no_sync, settle, traffic
+from mainspring.parallel.api import (
+    apply,
+    clip_grad_norm,
+    full_state,
+    materialize,
+    no_sync,
+    settle,
+    sharded_state,
+    shards,
+    traffic,
+)
 from mainspring.parallel.mesh import build_mesh
 from mainspring.parallel.plan import Plan
 from mainspring.parallel.world import World
+from mainspring.parallel.zero import Shard
 
 __all__ = [
     "Plan",
+    "Shard",
     "World",
     "apply",
     "build_mesh",
     "clip_grad_norm",
+    "full_state",
     "materialize",
     "no_sync",
     "settle",
+    "sharded_state",
+    "shards",
     "traffic",
 ]

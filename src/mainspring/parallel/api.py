@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from typing import Literal, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
@@ -16,12 +17,16 @@ from torch.distributed.tensor import DTensor
 from mainspring import comm
 from mainspring.comm import Counter
 from mainspring.errors import PlanError
+from mainspring.nn.span import span_of
 from mainspring.parallel.mesh import build_mesh, check_world
 from mainspring.parallel.plan import Plan
 from mainspring.parallel.precision import Autocast, Precision
 from mainspring.parallel.remat import set_remat
 from mainspring.parallel.shard import Sharded
-from mainspring.parallel.strategy import Replicated, Strategy, on_meta, remember, strategy_of
+from mainspring.parallel.strategy import Replicated, Strategy, remember, strategy_of
+from mainspring.parallel.zero import state
+from mainspring.parallel.zero.engine import Flat
+from mainspring.parallel.zero.placement import Placement, Shard
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -34,6 +39,7 @@ def apply(
     precision: Precision = "fp32",
     reduce: Literal["mean", "sum"] = "mean",
     counter: Counter | None = None,
+    placement: Placement | None = None,
 ) -> M:
     """Spread `model` over ranks as `plan` says, in place; the loop around it stays as it is.
 
@@ -46,10 +52,11 @@ def apply(
         model: any module; its units are what `blocks()` returns, else its lists of like modules.
         plan: how to spread it.
         mesh: a mesh with the axis "data"; None makes one over all ranks.
-        precision: "bf16" computes in bfloat16 over fp32 parameters, gradients and reductions.
+        precision: "bf16" computes in bfloat16 over fp32 parameters.
         reduce: how gradients of ranks are joined. "mean" suits a loss averaged on each rank over equal
             counts, "sum" a loss that is already divided by the global count.
         counter: told all traffic; None makes one (see `traffic`).
+        placement: where masters live, of flat shards; None leaves them beside the computation.
 
     Returns:
         The same object.
@@ -69,39 +76,43 @@ def apply(
         check_world(plan)
     counter = Counter() if counter is None else counter
     set_remat(model, plan.remat)
-    if mesh is None or plan.data == 1:
+    alone = mesh is None or plan.data == 1
+    group = None if mesh is None or alone else mesh.get_group()
+    strategy: Strategy
+    if placement is not None or (plan.zero and not alone and plan.backend == "flat"):
+        strategy = Flat(model, plan, group, counter, precision=precision, reduce=reduce, placement=placement)
+    elif mesh is None or alone:
         strategy = Strategy(model, plan, None, counter)
     elif plan.zero == 0:
-        strategy = Replicated(model, plan, mesh.get_group(), counter, reduce)
+        strategy = Replicated(model, plan, group, counter, reduce)
     else:
         strategy = Sharded(model, plan, mesh, counter, precision=precision, reduce=reduce)
-    if precision == "bf16" and not isinstance(strategy, Sharded):
+    if precision == "bf16" and not isinstance(strategy, Sharded | Flat):
         Autocast(model)
     remember(model, strategy)
     return model
 
 
 def materialize(
-    model: nn.Module, device: torch.device | str, init: Callable[[nn.Module], None], *, equal: bool = True
+    model: nn.Module,
+    device: torch.device | str,
+    init: Callable[[nn.Module], None],
+    *,
+    equal: bool = True,
+    whole: bool = False,
 ) -> None:
     """Give a model from the meta device its storage: each rank allocates only what it keeps.
 
     Args:
         model: a module on meta, before or after `apply`. Tied parameters stay tied.
         device: where the storage goes.
-        init: fills every parameter and buffer in place; sharded ones are DTensors.
+        init: fills every parameter and buffer in place. Sharded ones are 1-D pieces that carry a `span`
+            (`mainspring.nn.span`), of which `nn.initialize` draws what it needs; on FSDP2, DTensors.
         equal: `init` surely gives the same values on every rank, so rank 0's need not be sent.
+        whole: call `init` for each module, as `nn.Module.apply` does, with its own parameters whole and with
+            rank 0's result for all: for an `init` that knows nothing of pieces. A unit is whole at a time.
     """
-    ties = _ties(model)
-    model.to_empty(device=device)
-    for (owner, name), *others in ties:
-        shared = owner._parameters[name]
-        for module, other in others:
-            module._parameters[other] = shared
-    with torch.no_grad():
-        init(model)
-    assert not on_meta([*model.parameters(), *model.buffers()])
-    strategy_of(model).materialized(equal=equal)
+    strategy_of(model).materialize(device, init, equal=equal, whole=whole)
 
 
 def no_sync(model: nn.Module) -> AbstractContextManager[None]:
@@ -117,6 +128,44 @@ def settle(model: nn.Module) -> None:
     """Forget gathered copies of sharded parameters: call it after changing parameters other than by an
     optimizer."""
     strategy_of(model).settle()
+
+
+def shards(model: nn.Module) -> list[Shard]:
+    """This rank's flat shards, in the order of the model's units; [] of a model that has none."""
+    strategy = strategy_of(model)
+    return strategy.shards if isinstance(strategy, Flat) else []
+
+
+def sharded_state(model: nn.Module) -> dict[str, Tensor]:
+    """What this rank holds of each tensor of `model`, by name; it shares memory with the model.
+
+    Of flat shards 1-D pieces (perhaps of 0 elements) with a `span`, DTensors on FSDP2, else the state dict.
+    """
+    strategy = strategy_of(model)
+    if isinstance(strategy, Flat):
+        return state.sharded_state(strategy)
+    return dict(model.state_dict())
+
+
+def full_state(model: nn.Module, rank0_only: bool = True) -> dict[str, Tensor]:
+    """The state dict of `model` with all tensors whole, on the CPU, as copies. Every rank calls it.
+
+    Tensors are gathered one unit at a time.
+
+    Args:
+        model: sharded or not.
+        rank0_only: other ranks get {} and need no memory for it.
+    """
+    strategy = strategy_of(model)
+    if isinstance(strategy, Flat):
+        return state.full_state(strategy, rank0_only)
+    main = not rank0_only or not dist.is_initialized() or dist.get_rank() == 0
+    found = {}
+    for name, tensor in model.state_dict().items():
+        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        if main:
+            found[name] = whole.detach().to("cpu", copy=True)
+    return found
 
 
 def traffic(model: nn.Module) -> Counter:
@@ -135,7 +184,7 @@ def clip_grad_norm(model: nn.Module, max_norm: float) -> float:
     device = next((g.device for g in (*plain, *sharded)), torch.device("cpu"))
     square = _square(sharded, device)
     strategy = strategy_of(model)
-    if isinstance(strategy, Sharded):
+    if isinstance(strategy, Sharded | Flat):
         comm.all_reduce(square, name="norm", group=strategy.group, counter=strategy.counter)
     norm = float((square + _square(plain, device)).sqrt())
     if 0 < max_norm < norm and math.isfinite(norm):
@@ -153,6 +202,8 @@ def _local_gradients(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
         gradient = parameter.grad
         if isinstance(gradient, DTensor):
             sharded.append(gradient.to_local())
+        elif gradient is not None and span_of(parameter) is not None:
+            sharded.append(gradient)
         elif gradient is not None:
             plain.append(gradient)
     return plain, [shard for shard in sharded if shard.numel()]
@@ -172,13 +223,3 @@ def _by_dtype(tensors: list[Tensor]) -> list[list[Tensor]]:
     for tensor in tensors:
         groups[tensor.dtype, tensor.device].append(tensor)
     return list(groups.values())
-
-
-def _ties(model: nn.Module) -> list[list[tuple[nn.Module, str]]]:
-    """Places that share one parameter, for each parameter with more than one."""
-    places: dict[int, list[tuple[nn.Module, str]]] = defaultdict(list)
-    for module in model.modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                places[id(parameter)].append((module, name))
-    return [found for found in places.values() if len(found) > 1]

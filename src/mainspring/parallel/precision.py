@@ -1,4 +1,4 @@
-"""Computation in bfloat16 over fp32 master weights, with the user's loop left alone."""
+"""Computation in 16 bits over fp32 master weights, with the user's loop left alone."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
+
+COMPUTE: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What forward and backward compute in."""
 
 
 class Autocast:
-    """Hooks that run a module's forward under bfloat16 autocast."""
+    """Hooks that run a module's forward under autocast to `dtype`."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, dtype: torch.dtype = torch.bfloat16) -> None:
+        self._dtype = dtype
         self._entered: list[torch.autocast] = []
         model.register_forward_pre_hook(self._enter, prepend=True, with_kwargs=True)
         # always_call: autocast must end also where the forward raises.
@@ -21,7 +25,7 @@ class Autocast:
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         parameter = next(module.parameters(), None)
-        context = torch.autocast("cpu" if parameter is None else parameter.device.type, torch.bfloat16)
+        context = torch.autocast("cpu" if parameter is None else parameter.device.type, self._dtype)
         context.__enter__()  # type: ignore[no-untyped-call]
         self._entered.append(context)
 

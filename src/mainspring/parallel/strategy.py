@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -16,7 +17,8 @@ from mainspring.parallel.broadcast import broadcast_tensors
 from mainspring.parallel.plan import Plan
 from mainspring.parallel.replicate import GradientReducer
 
-_KEY = "_mainspring_strategy"
+KEY = "_mainspring_strategy"
+"""Where a model has its strategy, past `nn.Module.__setattr__`."""
 
 
 class Strategy:
@@ -30,6 +32,24 @@ class Strategy:
     def no_sync(self) -> AbstractContextManager[None]:
         """A context for the backward passes of a step before its last."""
         return nullcontext()
+
+    def materialize(
+        self, device: torch.device | str, init: Callable[[nn.Module], None], *, equal: bool, whole: bool
+    ) -> None:
+        """Give the model storage and values: see `parallel.materialize`."""
+        ties = _ties(self.model)
+        self.model.to_empty(device=device)
+        for (owner, name), *others in ties:
+            shared = owner._parameters[name]
+            for module, other in others:
+                module._parameters[other] = shared
+        with torch.no_grad():
+            if whole:
+                self.model.apply(init)
+            else:
+                init(self.model)
+        assert not on_meta([*self.model.parameters(), *self.model.buffers()])
+        self.materialized(equal=equal)
 
     def materialized(self, *, equal: bool) -> None:
         """The model got storage; `equal` where every rank surely filled it with the same values."""
@@ -88,16 +108,26 @@ class Replicated(Strategy):
 
 def strategy_of(model: nn.Module) -> Strategy:
     """The strategy that `apply` gave to `model`; one of a single process where it gave none."""
-    found = model.__dict__.get(_KEY)
+    found = model.__dict__.get(KEY)
     return found if isinstance(found, Strategy) else Strategy(model, Plan(), None, Counter())
 
 
 def remember(model: nn.Module, strategy: Strategy) -> None:
     """Tie `strategy` to `model`."""
     # Past nn.Module.__setattr__: a strategy is no submodule and no part of the state dict.
-    model.__dict__[_KEY] = strategy
+    model.__dict__[KEY] = strategy
 
 
 def on_meta(tensors: Iterable[Tensor]) -> bool:
     """True where one of `tensors` has no storage yet."""
     return any((t.to_local() if isinstance(t, DTensor) else t).is_meta for t in tensors)
+
+
+def _ties(model: nn.Module) -> list[list[tuple[nn.Module, str]]]:
+    """Places that share one parameter, for each parameter with more than one."""
+    places: dict[int, list[tuple[nn.Module, str]]] = defaultdict(list)
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                places[id(parameter)].append((module, name))
+    return [found for found in places.values() if len(found) > 1]

@@ -1,0 +1,391 @@
+"""ZeRO stages 1 to 3 on flat shards (Rajbhandari et al. 2020, arXiv 1910.02054), for any module.
+
+A unit is a block of the model, or the rest of it. Between steps a rank holds its part of each unit's flat row
+in fp32: the pieces, which are the model's parameters as optimizers see them. Around computation the whole
+parameters stand in their place:
+
+- stage 1: gathered in the forward, kept to the end of the step's last backward; gradients add up whole and
+  are reduced once.
+- stage 2: gathered alike; gradients are reduced after each backward, and only the part of a rank is kept.
+- stage 3: also parameters are gathered unit by unit, and freed after use in the forward and in the backward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from mainspring.comm import Counter
+from mainspring.nn.span import mark
+from mainspring.parallel.broadcast import broadcast_tensors
+from mainspring.parallel.plan import Plan
+from mainspring.parallel.precision import COMPUTE, Autocast, Precision
+from mainspring.parallel.strategy import Strategy, on_meta
+from mainspring.parallel.zero.gather import Gatherer, free_rows
+from mainspring.parallel.zero.nested import map_tensors, tensors_of
+from mainspring.parallel.zero.optimizers import cast_gradients, watch_steps
+from mainspring.parallel.zero.placement import Placement, Resident, Shard
+from mainspring.parallel.zero.reduce import Reducer
+from mainspring.parallel.zero.state import guard
+from mainspring.parallel.zero.unit import Row, Slot, Unit, find_units, give_pieces, put, trainable_rows
+
+
+class Flat(Strategy):
+    """A model whose states are flat shards over the ranks of `group`.
+
+    Args:
+        model: any module, with storage or on meta.
+        plan: its stage is `plan.zero` (1 where that is 0: an offloading plan of one rank).
+        group: the ranks; None for one process.
+        counter: told the traffic.
+        precision: of forward and backward; masters are fp32.
+        reduce: how gradients of ranks are joined.
+        placement: where masters live.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        plan: Plan,
+        group: dist.ProcessGroup | None,
+        counter: Counter,
+        *,
+        precision: Precision,
+        reduce: Literal["mean", "sum"],
+        placement: Placement | None = None,
+    ) -> None:
+        super().__init__(model, plan, group, counter)
+        self.rank = dist.get_rank(group) if group is not None else 0
+        self.world = dist.get_world_size(group) if group is not None else 1
+        self.placement = Resident() if placement is None else placement
+        self.precision = precision
+        self.units = find_units(model, self.world, self.rank, precision)
+        self._lower = COMPUTE[precision] if precision != "fp32" else None
+        self._stage = max(plan.zero, 1)
+        self._sync = True
+        self._in_backward = False
+        self._task = -1
+        self._entered: Unit | None = None
+        # Reductions wait for backward, gathers for the schedule: each needs an order of its own.
+        gathers = _twin(group)
+        self._gatherer = Gatherer(gathers, self.rank, self.world, self.placement, counter)
+        rows = trainable_rows(self.units)
+        self._reducer = Reducer(rows, group, self.rank, self.world, reduce, self.placement, counter)
+        self.handles: list[Any] = []
+        if on_meta(model.parameters()):
+            for row in self._rows():
+                self._give(row, torch.empty(row.layout.part, dtype=row.shard.dtype, device="meta"))
+        else:
+            broadcast_tensors(model.buffers(), name="start", group=group, counter=counter)
+            self._cut()
+        if precision != "fp32" and any(b.is_floating_point() for b in model.buffers()):
+            Autocast(model, COMPUTE[precision])  # so that fp32 buffers may meet 16-bit activations
+        self._hook()
+        guard(self)
+        watch_steps(self)
+
+    # What the rest of the package asks
+
+    @property
+    def shards(self) -> list[Shard]:
+        """This rank's shards, in the order of units."""
+        return [row.shard for unit in self.units for row in unit.rows]
+
+    def no_sync(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._stage == 3 else self._quiet()
+
+    def settle(self) -> None:
+        for unit in self.units:
+            self._close(unit)
+        for shard in self.shards:
+            shard.copied = False
+
+    @contextmanager
+    def _quiet(self) -> Iterator[None]:
+        before, self._sync = self._sync, False
+        try:
+            yield
+        finally:
+            self._sync = before
+
+    def before_step(self, shards: list[Shard], optimizer: torch.optim.Optimizer) -> None:
+        """An optimizer is about to step pieces of these shards."""
+        for shard in shards:
+            shard.copied = False
+        self.placement.before_step(shards, optimizer)
+        if not getattr(optimizer, "takes_low_gradients", False):
+            cast_gradients(shards)
+
+    def after_step(self, shards: list[Shard], optimizer: torch.optim.Optimizer) -> None:
+        """It has: what is gathered is stale."""
+        self.placement.after_step(shards, optimizer)
+        for unit in self.units:
+            if unit.ready:
+                self._close(unit)
+
+    # Storage
+
+    @torch.no_grad()
+    def _cut(self) -> None:
+        """Cut whole parameters into pieces, unit by unit; rank 0's values are everyone's."""
+        for unit in self.units:
+            for row in unit.rows:
+                layout = row.layout
+                whole = torch.zeros(layout.padded, dtype=row.shard.dtype, device=row.device)
+                for slot in row.slots:
+                    module, leaf = slot.places[0]
+                    parameter = module._parameters[leaf]
+                    assert parameter is not None
+                    row.view(whole, slot).copy_(parameter)
+                broadcast_tensors([whole], name="start", group=self.group, counter=self.counter)
+                self._give(row, self._own(row, whole).clone())
+                del whole
+                self._ready(row)
+
+    def materialize(
+        self, device: torch.device | str, init: Callable[[nn.Module], None], *, equal: bool, whole: bool
+    ) -> None:
+        device = torch.device(device)
+        for module in self.model.modules():
+            for leaf, buffer in module._buffers.items():
+                if buffer is not None and buffer.is_meta:
+                    module._buffers[leaf] = torch.empty_like(buffer, device=device)
+        resident = isinstance(self.placement, Resident)
+        with torch.no_grad():
+            for unit in self.units:
+                for row in unit.rows:
+                    row.device = row.shard.device = device
+                    if whole:
+                        self._fill_whole(row, init)
+                    else:
+                        self._give(row, torch.zeros(row.layout.part, dtype=row.shard.dtype, device=device))
+                    if not (resident or whole):
+                        init(self.model)  # the rest is on meta, where nothing happens
+                        self._ready(row)
+                        self._stand_in(row)
+            if whole:
+                for module in self.model.modules():
+                    if not any(True for _ in module.parameters(recurse=False)):
+                        init(module)
+            elif resident:
+                init(self.model)
+        for row in self._rows():
+            if resident or whole:
+                self._ready(row)
+            else:
+                for slot in row.slots:
+                    for module, leaf in slot.places:
+                        put(module, leaf, slot.piece)
+        broadcast_tensors(self.model.buffers(), name="start", group=self.group, counter=self.counter)
+
+    def _fill_whole(self, row: Row, init: Callable[[nn.Module], None]) -> None:
+        """Run `init` on the modules of a row with whole parameters, and keep this rank's part."""
+        whole = torch.zeros(row.layout.padded, dtype=row.shard.dtype, device=row.device)
+        modules = []
+        for slot in row.slots:
+            for module, leaf in slot.places:
+                put(module, leaf, nn.Parameter(row.view(whole, slot), requires_grad=False))
+                modules.append(module)
+        for module in dict.fromkeys(modules):
+            init(module)
+        for slot in row.slots:  # an init may have set another tensor in place of the one that it was given
+            module, leaf = slot.places[0]
+            filled = module._parameters[leaf]
+            assert filled is not None
+            row.view(whole, slot).copy_(filled)
+        broadcast_tensors([whole], name="start", group=self.group, counter=self.counter)
+        self._give(row, self._own(row, whole).clone())
+
+    def _stand_in(self, row: Row) -> None:
+        """Show pieces on meta in place of those that are done."""
+        for slot, span in zip(row.slots, row.shard.spans, strict=True):
+            piece = nn.Parameter(torch.empty(span.numel, device="meta"), requires_grad=False)
+            mark(piece, span)
+            for module, leaf in slot.places:
+                put(module, leaf, piece)
+
+    def _own(self, row: Row, whole: Tensor) -> Tensor:
+        return whole[self.rank * row.layout.part :][: row.layout.part]
+
+    def _give(self, row: Row, flat: Tensor) -> None:
+        give_pieces(row, flat, self.rank)
+
+    def _ready(self, row: Row) -> None:
+        """A row has its values."""
+        self._arm(row)
+        self.placement.adopt(row.shard)
+
+    def _rows(self) -> Iterator[Row]:
+        for unit in self.units:
+            yield from unit.rows
+
+    def _arm(self, row: Row) -> None:
+        """Make the whole parameters, without memory yet, and listen to their gradients."""
+        row.region = None
+        row.open()
+        for slot in row.slots:
+            full: Any = slot.full
+            if full.dtype.is_floating_point or full.dtype.is_complex:
+                full.requires_grad_(True)  # a hook wants it; `show` sets what the piece says
+                full.register_post_accumulate_grad_hook(self._listener(row, slot))
+
+    def _listener(self, row: Row, slot: Slot) -> Any:
+        def arrived(_: Tensor) -> None:
+            self._begin()
+            self._reducer.arrive(row, slot, torch._C._current_graph_task_id() != self._task)
+
+        return arrived
+
+    # Hooks
+
+    def _hook(self) -> None:
+        self.handles += [
+            self.model.register_forward_pre_hook(self._before_model, prepend=True, with_kwargs=True),
+            self.model.register_forward_hook(self._after_model, always_call=True),
+        ]
+        for unit in self.units[1:]:
+            before, after = self._around(unit)
+            self.handles.append(unit.module.register_forward_pre_hook(before, prepend=True, with_kwargs=True))
+            self.handles.append(unit.module.register_forward_hook(after))
+
+    def _around(self, unit: Unit) -> tuple[Any, Any]:
+        def before(module: nn.Module, args: Any, kwargs: Any) -> Any:
+            if module is not unit.module:
+                return None
+            self._open(unit)
+            if not self._in_backward:
+                self._gatherer.prefetch()
+            return None if self._lower is None else self._cast(args, kwargs)
+
+        def after(module: nn.Module, args: Any, output: Any) -> None:
+            if module is not unit.module:
+                return
+            if self._stage == 3 and torch._C._current_graph_task_id() == -1:
+                self._close(unit)
+            self._watch(unit, output)
+
+        return before, after
+
+    def _before_model(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        if module is not self.model:
+            return None
+        root, *blocks = self.units
+        if torch._C._current_graph_task_id() == -1:
+            if self._in_backward:  # an error ended it
+                self._reducer.abandon()
+                self._in_backward = False
+                self.settle()
+            if not all(unit.ready for unit in (self.units if self._stage < 3 else [root])):
+                self._gatherer.begin(self.units, "forward")
+            elif self._stage == 3:
+                self._gatherer.begin(blocks, "forward")
+        self._open(root)
+        self._gatherer.prefetch()
+        return None if self._lower is None else self._cast(args, kwargs, deep=True)
+
+    def _after_model(self, module: nn.Module, args: Any, output: Any) -> Any:
+        if module is not self.model or torch._C._current_graph_task_id() != -1:
+            return None
+        self._gatherer.end(self._discard)
+        if not self._watch(self.units[0], output):
+            for unit in self.units:
+                self._close(unit)
+        return None
+
+    def _cast(self, args: Any, kwargs: Any, deep: bool = False) -> Any:
+        """Floating-point inputs in the dtype of computation."""
+        lower = self._lower
+        assert lower is not None
+
+        def cast(tensor: Tensor) -> Tensor:
+            return tensor.to(lower) if tensor.is_floating_point() else tensor
+
+        if deep:
+            return map_tensors(cast, args), map_tensors(cast, kwargs)
+        flat = tuple(cast(a) if isinstance(a, Tensor) else a for a in args)
+        return flat, {k: cast(v) if isinstance(v, Tensor) else v for k, v in kwargs.items()}
+
+    def _watch(self, unit: Unit, output: Any) -> bool:
+        """Have `_enter` called when backward reaches the output of `unit`; False where it never will."""
+        if not torch.is_grad_enabled():
+            return False
+        found = False
+        for tensor in tensors_of(output):
+            if tensor.requires_grad:
+                tensor.register_hook(lambda _, unit=unit: self._enter(unit))  # type: ignore[no-untyped-call]
+                found = True
+        return found
+
+    # Gathered parameters
+
+    def _open(self, unit: Unit) -> None:
+        for other in self._gatherer.need(unit):
+            self._discard(other)
+        if not unit.shown:
+            unit.show()
+
+    def _discard(self, unit: Unit) -> None:
+        """What a rank had to gather for others: stages 1 and 2 keep it, for its turn may come."""
+        if self._stage == 3 and not unit.shown:
+            free_rows(unit)
+
+    def _close(self, unit: Unit) -> None:
+        if unit.shown:
+            unit.hide()
+        free_rows(unit)
+
+    # Backward
+
+    def _enter(self, unit: Unit) -> None:
+        """Backward has reached the output of `unit`."""
+        self._begin()
+        if self._stage < 3:
+            for one in self.units:
+                self._open(one)
+            return
+        # Backward goes through modules in the reverse order of the forward: what it entered before is done.
+        before, self._entered = self._entered, unit if unit.index else self._entered
+        if before is not None and before is not unit and unit.index:
+            self._close(before)
+        self._open(unit)
+        if unit.index:
+            self._gatherer.prefetch()
+
+    def _begin(self) -> None:
+        if self._in_backward:
+            return
+        self._in_backward = True
+        self._task = torch._C._current_graph_task_id()
+        torch.autograd.Variable._execution_engine.queue_callback(self._finish)
+        self._reducer.begin(send=self._sync or self._stage > 1)
+        root, *blocks = self.units
+        if self._stage == 3:
+            missing = [] if root.ready else [root]
+            self._gatherer.begin([*missing, *reversed(blocks)], "backward")
+        elif not all(unit.ready for unit in self.units):
+            self._gatherer.begin(self.units, "backward")
+
+    def _finish(self) -> None:
+        """At the end of backward."""
+        self._gatherer.end(self._discard)
+        self._entered = None
+        if self._sync or self._stage == 3:
+            for unit in self.units:
+                self._close(unit)
+        self._reducer.finish()
+        self._in_backward = False
+
+
+def _twin(group: dist.ProcessGroup | None) -> dist.ProcessGroup | None:
+    """A second group of the same ranks: its collectives have an order of their own."""
+    if group is None or dist.get_world_size(group) == 1:
+        return group
+    ranks = dist.get_process_group_ranks(group)
+    local = len(ranks) < dist.get_world_size()
+    twin: dist.ProcessGroup = dist.new_group(ranks, use_local_synchronization=local)
+    return twin

@@ -1,0 +1,131 @@
+"""Joining the shards of a unit before it computes, in an order that is the same on every rank.
+
+Collectives of a group match by their order alone. Ranks that take different paths through a model would ask
+for units in different orders, so the order is fixed beforehand: in a forward the root and then the blocks as
+the model lists them, in a backward the blocks from the last to the first. A rank that wants a unit first
+takes part in all that come before it, whether it needs them or not, and at the end of a forward or backward
+in those that are left. Units that are wanted again out of turn (a block that runs twice) are gathered once
+more; there all ranks must do alike.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import Literal
+
+import torch.distributed as dist
+from torch import Tensor
+
+from mainspring import comm
+from mainspring.comm import Counter, Pending
+from mainspring.parallel.zero.placement import Placement, Shard
+from mainspring.parallel.zero.unit import Row, Unit
+
+Phase = Literal["forward", "backward"]
+
+
+class Gatherer:
+    """Fills the rows of units from the shards of all ranks.
+
+    Args:
+        group: the ranks; None where there is one.
+        rank: of this process in the group.
+        world: its size.
+        placement: where masters are.
+        counter: told the traffic, under "parameters".
+    """
+
+    def __init__(
+        self, group: dist.ProcessGroup | None, rank: int, world: int, placement: Placement, counter: Counter
+    ) -> None:
+        self.group, self.rank, self.world = group, rank, world
+        self.placement, self.counter = placement, counter
+        self._due: deque[Unit] = deque()
+        """Units that all ranks are going to gather in this round, in this order."""
+        self._under_way: dict[Unit, list[Pending]] = {}
+        self._phase: Phase = "forward"
+
+    def begin(self, units: Iterable[Unit], phase: Phase) -> None:
+        """A forward or backward begins, in which these units are gathered in this order."""
+        self.end(lambda unit: None)
+        self._due = deque(units)
+        self._phase = phase
+
+    def need(self, unit: Unit) -> list[Unit]:
+        """Have `unit` ready. Returns units that were made ready on the way, which this rank did not want."""
+        others = []
+        while unit in self._due:
+            head = self._due.popleft()
+            if self.world > 1:
+                self._start(head)
+                self._finish(head)
+                if head is not unit:
+                    others.append(head)
+        if not unit.ready:
+            self._start(unit)
+            self._finish(unit)
+        return others
+
+    def prefetch(self) -> None:
+        """Start on the next unit that is due, and tell the placement of the one after it."""
+        ahead = list(islice(self._due, 2))
+        if ahead and self.world > 1:
+            self._start(ahead.pop(0))
+        for unit in ahead:
+            for row in unit.rows:
+                self.placement.prefetch(row.shard)
+
+    def end(self, discard: Callable[[Unit], None]) -> None:
+        """The forward or backward is over: take part in what is left, and `discard` it."""
+        while self._due and self.world > 1:
+            head = self._due.popleft()
+            wanted = head.ready
+            self._start(head)
+            self._finish(head)
+            if not wanted:
+                discard(head)
+        self._due.clear()
+
+    def _start(self, unit: Unit) -> None:
+        if unit in self._under_way:
+            return
+        works: list[Pending] = []
+        for row in unit.rows:
+            region = row.open()
+            whole = region.take()
+            own = whole[self.rank * row.layout.part :][: row.layout.part]
+            self._fill(row.shard, own)
+            if self.world > 1:
+                where = unit.name or "the root"
+                works += comm.all_gather(
+                    whole, own, name=f"gather {where} {self._phase}", group=self.group
+                )  # fmt: skip
+                self.counter.add("parameters", "all_gather", whole.numel() * whole.element_size(), self.world)
+        self._under_way[unit] = works
+
+    def _fill(self, shard: Shard, own: Tensor) -> None:
+        if not shard.numel:
+            return
+        if shard.copied and shard.copy is not None:
+            own.copy_(shard.copy)
+        else:
+            self.placement.before_gather(shard, own)
+
+    def _finish(self, unit: Unit) -> None:
+        for work in self._under_way.pop(unit):
+            work.wait()
+        unit.ready = True
+
+
+def free_rows(unit: Unit) -> None:
+    """Give the memory of a unit's gathered rows back."""
+    for row in unit.rows:
+        _free(row)
+    unit.ready = False
+
+
+def _free(row: Row) -> None:
+    if row.region is not None:
+        row.region.free()

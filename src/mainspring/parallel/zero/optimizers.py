@@ -1,0 +1,62 @@
+"""Around the step of any torch optimizer that holds pieces: what it needs before, what holds after.
+
+Reduced gradients are kept in 16 bits where that is the precision. torch's optimizers want gradients in the
+dtype of their parameters and get them cast for the step; one with an attribute `takes_low_gradients` set does
+not.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from mainspring.parallel.zero.placement import Shard
+
+if TYPE_CHECKING:
+    from mainspring.parallel.zero.engine import Flat
+
+
+def watch_steps(engine: Flat) -> None:
+    """Tell `engine` of steps of optimizers that hold its pieces, for as long as it lives."""
+    seen = weakref.ref(engine)
+
+    def before(optimizer: Any, args: Any, kwargs: Any) -> None:
+        strategy = seen()
+        if strategy is not None and (shards := _held(strategy.shards, optimizer)):
+            strategy.before_step(shards, optimizer)
+
+    def after(optimizer: Any, args: Any, kwargs: Any) -> None:
+        strategy = seen()
+        if strategy is not None and (shards := _held(strategy.shards, optimizer)):
+            strategy.after_step(shards, optimizer)
+
+    for handle in (register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)):
+        weakref.finalize(engine, handle.remove)
+
+
+def cast_gradients(shards: Iterable[Shard]) -> None:
+    """Give pieces gradients in their own dtype."""
+    for shard in shards:
+        total = shard.gradient
+        if total is not None and total.dtype != shard.dtype:
+            _show(shard, total.to(shard.dtype))
+            continue
+        for piece in shard.pieces:
+            if piece.grad is not None and piece.grad.dtype != shard.dtype:
+                piece.grad = piece.grad.to(shard.dtype)
+
+
+def _show(shard: Shard, total: Tensor) -> None:
+    for piece, place in zip(shard.pieces, shard.places, strict=True):
+        if piece.grad is not None:
+            piece.grad = total[place]
+
+
+def _held(shards: Iterable[Shard], optimizer: Any) -> list[Shard]:
+    """Those of `shards` of which `optimizer` holds a piece."""
+    mine = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    return [shard for shard in shards if any(id(piece) in mine for piece in shard.pieces)]

@@ -1,0 +1,213 @@
+"""Gradients of whole parameters, into rows, over the ranks, onto the pieces.
+
+A hook at each parameter takes its gradient as soon as backward has it, copies it into the row's buffer and
+drops it. When a row is complete its reduce-scatter starts, beside the rest of the backward. Reductions are in
+a fixed order, and what a rank did not use is sent as zero at the end of backward, so that ranks that take
+different paths do not hang; which parameters some rank used is then agreed in one small reduction.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mainspring import comm
+from mainspring.comm import Counter, Pending
+from mainspring.parallel.zero.placement import Placement
+from mainspring.parallel.zero.unit import Row, Slot, Unit
+
+
+class Reducer:
+    """Reduces the gradients of rows in their order.
+
+    Args:
+        rows: with their units, in the order of reduction; the same on every rank.
+        group: the ranks; None where there is one.
+        rank: of this process in the group.
+        world: its size.
+        reduce: how the gradients of ranks are joined.
+        placement: where the reduced gradients stay.
+        counter: told the traffic, under "gradients" and "flags".
+    """
+
+    def __init__(
+        self,
+        rows: list[tuple[Unit, Row]],
+        group: dist.ProcessGroup | None,
+        rank: int,
+        world: int,
+        reduce: Literal["mean", "sum"],
+        placement: Placement,
+        counter: Counter,
+    ) -> None:
+        self.rows = rows
+        self.scale = 1.0
+        """What reduced gradients are multiplied by (a loss scaler sets it)."""
+        self._group, self._rank, self._world, self._op = group, rank, world, reduce
+        self._placement, self._counter = placement, counter
+        self._next = 0
+        self._send = True
+        self._open: deque[tuple[Row, Tensor, Pending | None]] = deque()
+        self._spare: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+        self._sums: dict[Row, Tensor] = {}
+        """Reduced gradients of this backward, not yet shown on the pieces."""
+
+    def begin(self, *, send: bool) -> None:
+        """A backward begins. Without `send` gradients are only added up on this rank."""
+        self._next, self._send = 0, send
+        for _, row in self.rows:
+            row.pending = sum(slot.piece.requires_grad for slot in row.slots)
+            row.nested = False
+
+    def arrive(self, row: Row, slot: Slot, nested: bool) -> None:
+        """A whole parameter has its gradient; take it."""
+        assert slot.full is not None and slot.full.grad is not None
+        gradient = slot.full.grad
+        slot.full.grad = None
+        if gradient.layout is not torch.strided:
+            gradient = gradient.to_dense()
+        if row.sum is None:
+            row.sum = self._buffer(row)
+        if slot.arrived or slot.summed:
+            if slot.summed and row.sum.element_size() < 4:
+                row.sum = row.sum.float()  # further micro-batches are added up in fp32
+            row.view(row.sum, slot).add_(gradient)
+        else:
+            row.view(row.sum, slot).copy_(gradient)
+        row.nested |= nested
+        if not slot.arrived:
+            slot.arrived = True
+            row.pending -= 1
+        if row.pending == 0 and self._send:
+            self._start_complete()
+
+    def finish(self) -> None:
+        """The backward is over: send what is left, agree who used what, show the pieces their gradients."""
+        if not self._send:
+            for _, row in self.rows:
+                for slot in row.slots:
+                    slot.summed |= slot.arrived
+                    slot.arrived = False
+            return
+        while self._next < len(self.rows):
+            self._start(*self.rows[self._next])
+        flags = self._start_flags()
+        while self._open:
+            self._finish_oldest()
+        self._wait_flags(flags)
+        for row, total in self._sums.items():
+            for slot, place in zip(row.slots, row.shard.places, strict=True):
+                if slot.used or slot.piece.grad is not None:
+                    slot.piece.grad = total[place]
+                slot.arrived = slot.summed = False
+        self._sums.clear()
+        self._spare.clear()
+
+    def abandon(self) -> None:
+        """Forget a backward that an error ended."""
+        while self._open:
+            _, _, work = self._open.popleft()
+            if work is not None:
+                work.wait()
+        self._sums.clear()
+        self._spare.clear()
+        for _, row in self.rows:
+            row.sum = None
+            for slot in row.slots:
+                slot.arrived = slot.summed = False
+
+    def _start_complete(self) -> None:
+        while self._next < len(self.rows):
+            unit, row = self.rows[self._next]
+            if row.pending or row.nested:
+                return
+            self._start(unit, row)
+
+    def _start(self, unit: Unit, row: Row) -> None:
+        whole = self._buffer(row) if row.sum is None else row.sum
+        for slot in row.slots:
+            if row.sum is None or not (slot.arrived or slot.summed):
+                row.view(whole, slot).zero_()
+        whole[row.layout.numel :].zero_()
+        if whole.dtype != row.shard.compute_dtype:
+            whole = self._buffer(row).copy_(whole)
+        row.sum = None
+        own, work = whole, None
+        if self._world > 1:
+            own = torch.empty(row.layout.part, dtype=whole.dtype, device=whole.device)
+            where = f"reduce {unit.name or 'the root'}"
+            work = comm.reduce_scatter(own, whole, name=where, op=self._op, group=self._group)
+            payload = whole.numel() * whole.element_size()
+            self._counter.add("gradients", "reduce_scatter", payload, self._world)
+        self._next += 1
+        row.sum, self._sums[row] = whole, own
+        self._open.append((row, own, work))
+        while len(self._open) > 1:
+            self._finish_oldest()
+
+    def _finish_oldest(self) -> None:
+        row, own, work = self._open.popleft()
+        if work is not None:
+            work.wait()
+        assert row.sum is not None
+        if row.sum is not own:
+            self._spare.setdefault((row.sum.dtype, row.sum.device), []).append(row.sum)
+        row.sum = None
+        if self.scale != 1.0:
+            own = own.float().mul_(self.scale)
+        self._sums[row] = self._placement.keep(row.shard, own, _held(row))
+
+    def _start_flags(self) -> tuple[Tensor, Any] | None:
+        flags = torch.tensor(
+            [float(slot.arrived or slot.summed) for _, row in self.rows for slot in row.slots],
+            device=self.rows[0][1].device if self.rows else None,
+        )
+        if self._world == 1:
+            return flags, None
+        work = comm.all_reduce(
+            flags, name="flags", group=self._group, counter=self._counter, async_op=True
+        )  # fmt: skip
+        return flags, work
+
+    def _wait_flags(self, started: tuple[Tensor, Any] | None) -> None:
+        if started is None:
+            return
+        flags, work = started
+        if work is not None:
+            work.wait()
+        values = iter(flags.tolist())
+        for _, row in self.rows:
+            for slot in row.slots:
+                slot.used = next(values) > 0
+
+    def _buffer(self, row: Row) -> Tensor:
+        """Room for a row of gradients; values are undefined."""
+        key = (row.shard.compute_dtype, row.device)
+        spare = self._spare.get(key, [])
+        for index, base in enumerate(spare):
+            whole = base if base._base is None else base._base
+            if whole.numel() >= row.layout.padded:
+                spare.pop(index)
+                return whole[: row.layout.padded]
+        return torch.empty(row.layout.padded, dtype=key[0], device=key[1])
+
+
+def _held(row: Row) -> Tensor | None:
+    """The gradient [part] that the pieces have from before; None where they have none."""
+    pieces, places = row.shard.pieces, row.shard.places
+    if all(piece.grad is None for piece in pieces):
+        return None
+    held = row.shard.gradient
+    if held is None:  # somebody put others there
+        held = torch.zeros(row.shard.numel, dtype=torch.float32, device=row.shard.flat.device)
+        for piece, place in zip(pieces, places, strict=True):
+            if piece.grad is not None:
+                held[place].copy_(piece.grad)
+    for piece, place in zip(pieces, places, strict=True):
+        if piece.grad is None:
+            held[place].zero_()
+    return held

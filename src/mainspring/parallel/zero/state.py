@@ -1,0 +1,149 @@
+"""A sharded model's tensors by name: this rank's pieces, or the whole ones; never one for the other."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mainspring import comm
+from mainspring.errors import PlanError
+from mainspring.nn.span import mark, span_of
+from mainspring.parallel.strategy import KEY
+from mainspring.parallel.zero.unit import Row
+
+if TYPE_CHECKING:
+    from mainspring.parallel.zero.engine import Flat
+
+_REMEDY = (
+    "this model's parameters are sharded: a rank has pieces of them. Use parallel.full_state(model) for "
+    "whole tensors (every rank calls it), parallel.sharded_state(model) for this rank's pieces, or "
+    "train.checkpoint.save"
+)
+
+
+@torch.no_grad()
+def sharded_state(engine: Flat) -> dict[str, Tensor]:
+    """This rank's piece of every parameter, by its first name, and the buffers that are saved.
+
+    Pieces are 1-D, perhaps of 0 elements, share memory with the model and carry a `span`.
+    """
+    found: dict[str, Tensor] = {}
+    for row in _rows(engine):
+        for slot, span in zip(row.slots, row.shard.spans, strict=True):
+            found[slot.name] = piece = slot.piece.detach()
+            mark(piece, span)
+    return found | dict(_buffers(engine.model))
+
+
+@torch.no_grad()
+def full_state(engine: Flat, rank0_only: bool = True) -> dict[str, Tensor]:
+    """All tensors, whole, on the CPU, gathered row by row; with `rank0_only` {} on other ranks."""
+    keep = engine.rank == 0 or not rank0_only
+    found: dict[str, Tensor] = {}
+    for row in _rows(engine):
+        whole = _gather(engine, row)
+        for slot in row.slots if keep else ():
+            found[slot.name] = row.view(whole, slot).to("cpu", copy=True)
+    if not keep:
+        return {}
+    prefixes = {id(module): f"{name}." if name else "" for name, module in engine.model.named_modules()}
+    for row in _rows(engine):
+        for slot in row.slots:
+            for module, leaf in slot.places:
+                found[prefixes[id(module)] + leaf] = found[slot.name]
+    return found | {name: buffer.to("cpu", copy=True) for name, buffer in _buffers(engine.model)}
+
+
+def guard(engine: Flat) -> None:
+    """Make `state_dict` of the model refuse, `load_state_dict` take whole tensors, `deepcopy` give a plain
+    model."""
+    model = engine.model
+    for module in model.modules():
+        any_module: Any = module  # torch leaves the types of these hooks out
+        engine.handles.append(any_module.register_state_dict_pre_hook(_refuse))
+        engine.handles.append(any_module.register_load_state_dict_pre_hook(_cut))
+    root: Any = model
+    engine.handles.append(root.register_load_state_dict_post_hook(lambda module, keys: _loaded(engine)))
+    # An instance's own `__deepcopy__`, which `copy.deepcopy` asks for: modules have none.
+    model.__dict__["__deepcopy__"] = lambda memo: _plain_copy(engine, memo)
+
+
+def _refuse(module: nn.Module, prefix: str, keep_vars: bool) -> None:
+    raise PlanError(_REMEDY)
+
+
+def _cut(module: nn.Module, state: dict[str, Any], prefix: str, metadata: dict[str, Any], *_: Any) -> None:
+    if metadata.get("assign_to_params_buffers"):
+        raise PlanError(
+            "load_state_dict(assign=True) would put whole tensors in place of pieces: leave it out"
+        )
+    for leaf, parameter in module._parameters.items():
+        value = state.get(prefix + leaf)
+        span = None if parameter is None else span_of(parameter)
+        if span is not None and isinstance(value, Tensor) and span_of(value) != span:
+            if value.shape == span.shape:
+                state[prefix + leaf] = value.reshape(-1)[span.start : span.stop]
+            else:
+                raise PlanError(
+                    f"{prefix}{leaf} has the shape {list(value.shape)}; the model's is {list(span.shape)}"
+                )
+
+
+def _loaded(engine: Flat) -> None:
+    engine.settle()
+    for shard in engine.shards:
+        engine.placement.adopt(shard)
+
+
+@torch.no_grad()
+def _plain_copy(engine: Flat, memo: dict[int, Any]) -> nn.Module:
+    """The model as a module of whole parameters that knows nothing of ranks (every rank copies)."""
+    model = engine.model
+    engine.settle()
+    for row in _rows(engine):
+        whole = _gather(engine, row)
+        for slot in row.slots:
+            full = nn.Parameter(row.view(whole, slot).clone(), requires_grad=slot.piece.requires_grad)
+            memo[id(slot.piece)] = full
+    other = type(model).__new__(type(model))
+    memo[id(model)] = other
+    kept = {key: value for key, value in model.__dict__.items() if key not in ("__deepcopy__", KEY)}
+    other.__dict__.update(copy.deepcopy(kept, memo))
+    ids = {handle.id for handle in engine.handles}
+    for module in other.modules():
+        for key, hooks in module.__dict__.items():
+            if key.endswith("_hooks") or "_hooks_" in key:
+                for number in ids & set(hooks):
+                    del hooks[number]
+    return other
+
+
+def _gather(engine: Flat, row: Row) -> Tensor:
+    """The whole row of masters [padded]."""
+    shard = row.shard
+    with engine.placement.opened(shard, write=False):
+        own = shard.flat.to(row.device)
+        whole = torch.empty(row.layout.padded, dtype=shard.dtype, device=row.device)
+        if engine.world == 1:
+            return whole.copy_(own)
+        name = f"state of {shard.name or 'the root'}"
+        for work in comm.all_gather(whole, own, name=name, group=engine.group):
+            work.wait()
+    engine.counter.add("state", "all_gather", whole.numel() * whole.element_size(), engine.world)
+    return whole
+
+
+def _rows(engine: Flat) -> Iterator[Row]:
+    for unit in engine.units:
+        yield from unit.rows
+
+
+def _buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for prefix, module in model.named_modules():
+        for leaf, buffer in module._buffers.items():
+            if buffer is not None and leaf not in module._non_persistent_buffers_set:
+                yield f"{prefix}.{leaf}" if prefix else leaf, buffer.detach()
