@@ -11,8 +11,12 @@ which meets parameters that nobody gathered ends in autograd's error instead of 
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import mmap
+import os
 import sys
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -42,6 +46,7 @@ class Region:
                 self._pages.madvise(mmap.MADV_HUGEPAGE)
             self.tensor = torch.frombuffer(self._pages, dtype=dtype, count=numel)
             self.writer = torch.frombuffer(self._pages, dtype=dtype, count=numel)
+            self._protect(mmap.PROT_READ)
         else:
             self.tensor = torch.empty(numel, dtype=dtype, device=device)
             self.writer = self.tensor.data
@@ -51,7 +56,9 @@ class Region:
     def take(self) -> Tensor:
         """Have the memory; returns `writer`, whose values are undefined."""
         if not self.held:
-            if self._pages is None and self.nbytes:
+            if self._pages is not None:
+                self._protect(mmap.PROT_READ | mmap.PROT_WRITE)
+            elif self.nbytes:
                 self.writer.untyped_storage().resize_(self.nbytes)
             self._mark(self._version)
             self.held = True
@@ -62,6 +69,7 @@ class Region:
         if self.held:
             if self._pages is not None:
                 self._pages.madvise(mmap.MADV_DONTNEED)
+                self._protect(mmap.PROT_READ)
             elif self.nbytes:
                 self.writer.untyped_storage().resize_(0)
             self._mark(self._version + _FREED)
@@ -72,5 +80,19 @@ class Region:
         self._version += 1
         self._mark(self._version + (0 if self.held else _FREED))
 
+    def _protect(self, access: int) -> None:
+        """Allow reading alone, or writing too. What nobody may write, the system does not count as memory of
+        the process: a limit on its data bounds what is in use."""
+        if _libc().mprotect(ctypes.c_void_p(self.writer.data_ptr()), ctypes.c_size_t(self.nbytes), access):
+            code = ctypes.get_errno()
+            if code == errno.ENOMEM:
+                raise MemoryError(f"no memory for {self.nbytes:,} bytes of gathered parameters")
+            raise OSError(code, os.strerror(code))
+
     def _mark(self, version: int) -> None:
         torch._C._autograd._unsafe_set_version_counter((self.tensor,), (version,))
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
