@@ -15,6 +15,7 @@ import typer
 
 from mainspring import __version__
 from mainspring.cli import (
+    consolidate,
     data,
     doctor,
     evaluate,
@@ -78,6 +79,7 @@ app.command("plan", rich_help_panel=_LOOK)(plan.plan)
 app.command("report", rich_help_panel=_LOOK)(report.report)
 app.command("schema", rich_help_panel=_LOOK)(schema.schema)
 app.command("export", rich_help_panel=_MOVE)(export.export)
+app.command("consolidate", rich_help_panel=_MOVE)(consolidate.consolidate)
 app.command("import", rich_help_panel=_MOVE)(export.import_)
 
 

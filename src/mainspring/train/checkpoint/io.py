@@ -18,7 +18,7 @@ from mainspring.errors import CheckpointError
 from mainspring.train.checkpoint import folder as folders
 from mainspring.train.checkpoint import shards, state
 from mainspring.train.checkpoint.boxes import Leaf
-from mainspring.train.checkpoint.manifest import DTYPES, Manifest
+from mainspring.train.checkpoint.manifest import DTYPES, Entry, Manifest
 from mainspring.train.checkpoint.planning import Loading, Saving
 from mainspring.train.checkpoint.storage import Reader, Writer
 
@@ -117,17 +117,24 @@ def load_model_state(checkpoint: str | Path) -> dict[str, Tensor]:
     path = Path(checkpoint)
     content = _models_part(Manifest.read(path))
     folders.check_files(path, content)
-    result: dict[str, Tensor] = {}
-    for name, entry in content.tensors.items():
-        if len(entry.slices) == 1 and entry.slices[0].sizes == entry.shape:
-            whole = shards.read(path, entry.slices[0], entry.dtype)
-        else:
-            whole = torch.empty(entry.shape, dtype=DTYPES[entry.dtype])
-            for one in entry.slices:
-                box = tuple(slice(o, o + s) for o, s in zip(one.offsets, one.sizes, strict=True))
-                whole[box] = shards.read(path, one, entry.dtype)
-        result[name.removeprefix(state.MODEL)] = whole
-    return result
+    return {
+        name.removeprefix(state.MODEL): read_whole(path, entry) for name, entry in content.tensors.items()
+    }
+
+
+def read_whole(checkpoint: Path, entry: Entry) -> Tensor:
+    """Read a logical tensor of a checkpoint; every byte is checked.
+
+    Raises:
+        CheckpointError: damaged; names the file, what was expected and what was found.
+    """
+    if len(entry.slices) == 1 and entry.slices[0].sizes == entry.shape:
+        return shards.read(checkpoint, entry.slices[0], entry.dtype)
+    whole = torch.empty(entry.shape, dtype=DTYPES[entry.dtype])
+    for one in entry.slices:
+        box = tuple(slice(o, o + s) for o, s in zip(one.offsets, one.sizes, strict=True))
+        whole[box] = shards.read(checkpoint, one, entry.dtype)
+    return whole
 
 
 def _models_part(content: Manifest) -> Manifest:

@@ -99,18 +99,7 @@ class Writer(StorageWriter):
             assert isinstance(meta, TensorStorageMetadata)
             spelling = SPELLINGS[meta.properties.dtype]
             tensors[name] = Entry(spelling, tuple(meta.size), tuple(slices[name]))
-        files = {s.file for of_name in slices.values() for s in of_name}
-        try:
-            described = {file: shards.describe(self.staging / file) for file in sorted(files)}
-            content = Manifest(self._step, tensors, described, self._run)
-            write_durably(self.staging / manifests.NAME, content.to_bytes())
-            sync_folder(self.staging)
-            if self.target.exists():  # an earlier checkpoint of this step, known to be damaged
-                retire(self.target)
-            self.staging.rename(self.target)
-            sync_folder(self.target.parent)
-        except OSError as error:
-            raise CheckpointError(f"{self.target}: cannot be written: {error.strerror or error}") from error
+        publish(self.staging, self.target, self._step, tensors, self._run)
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
@@ -178,6 +167,29 @@ class Reader(StorageReader):
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
         """Any path is one."""
         return True
+
+
+def publish(
+    staging: Path, target: Path, step: int, tensors: dict[str, Entry], run: Mapping[str, Any]
+) -> Manifest:
+    """Write the manifest of files that are on the disk, and let the folder appear under its name.
+
+    Raises:
+        CheckpointError: the disk is full or failed.
+    """
+    files = {one.file for entry in tensors.values() for one in entry.slices}
+    try:
+        described = {file: shards.describe(staging / file) for file in sorted(files)}
+        content = Manifest(step, tensors, described, dict(run))
+        write_durably(staging / manifests.NAME, content.to_bytes())
+        sync_folder(staging)
+        if target.exists():  # an earlier checkpoint of this step, known to be damaged
+            retire(target)
+        staging.rename(target)
+        sync_folder(target.parent)
+    except OSError as error:
+        raise CheckpointError(f"{target}: cannot be written: {error.strerror or error}") from error
+    return content
 
 
 def retire(folder: Path) -> None:
