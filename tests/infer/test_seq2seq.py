@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer, M2M100ForConditionalGeneration
 
 from mainspring.cli.main import main
 from mainspring.config import parse, to_toml
 from mainspring.data.config import DataConfig
 from mainspring.data.pair_batch import TextPair, pair_batch
+from mainspring.data.pair_corpora import PairCorpora
 from mainspring.data.pairs import PairData
 from mainspring.errors import UsageError
 from mainspring.infer import Engine, GenerateOptions
@@ -24,9 +26,11 @@ from mainspring.infer.layout import Layout, layout_of
 from mainspring.infer.runner import CachedRunner, PlainRunner
 from mainspring.infer.writer import chosen_logits
 from mainspring.models import ModelConfig, resolve
+from mainspring.models.hub import export_hf
 from mainspring.nn import Transformer, initialize
 from mainspring.objectives import Vocabulary, build
 from mainspring.objectives.base import labelled
+from mainspring.recipes.exchange import export_run, import_run
 from mainspring.text import Tokenizer, train_tokenizer
 from mainspring.train.checkpoint import save
 from mainspring.train.checkpoint.state import model_state
@@ -68,7 +72,9 @@ def model_config(name: str) -> ModelConfig:
         "attention_dropout": 0.0,
     }
     if name in ("mt", "dae"):
-        layers = {"encoder_layers": 2, "decoder_layers": 2, "scale_embeddings": False, "init_std": 0.1}
+        layers: dict[str, Any] = {"encoder_layers": 2, "decoder_layers": 2, "init_std": 0.1}
+        # WordPiece pads with token 0.
+        layers |= {"scale_embeddings": False, "positions": [{"kind": "sinusoidal", "offset": 1}]}
         return ModelConfig(family="zcode", preset="tiny", config={**small, **layers})
     types = {"n_layers": 2, "type_vocab": 6, "init_std": 0.1}
     return ModelConfig(family="unilm", preset="tiny", config={**small, **types})
@@ -217,6 +223,84 @@ def test_what_was_learnt_is_written(run: Path, capsys: pytest.CaptureFixture[str
     assert sum(t.logprob or 0.0 for t in best.logprobs) / best.tokens > best.score - 1e-3
     assert main(["generate", str(run), sources[4], "--temperature", "0"]) == 0
     assert capsys.readouterr().out == targets[4] + "\n"
+
+
+@pytest.mark.parametrize("layout", ["hf", "safetensors"])
+def test_it_is_written_from_exported_folders_too(
+    run: Path, tmp_path: Path, layout: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The objective goes with the weights, out and back in."""
+    folder = export_run(run, tmp_path / "out", layout)
+    sources, targets = zip(*pairs(), strict=True)
+    back = import_run(folder, tmp_path / "back", data="nowhere").dir
+    for place in (folder, back):
+        completions = Engine.load(place).generate(list(sources), GenerateOptions(max_tokens=12))
+        assert [c.text for c in completions] == list(targets)
+    assert main(["generate", str(folder), sources[4], "--temperature", "0"]) == 0
+    assert capsys.readouterr().out == targets[4] + "\n"
+    if layout == "hf" and "mt" in run.name:
+        for beams in (1, 3):
+            assert _transformers_write(folder, sources, beams) == list(targets)
+
+
+def _transformers_write(folder: Path, sources: Sequence[str], beams: int) -> list[str]:
+    """What transformers' model and tokenizer write, from the source's language tag and text to text."""
+    theirs, tokenizer = (
+        M2M100ForConditionalGeneration.from_pretrained(folder),
+        AutoTokenizer.from_pretrained(folder),
+    )
+    end, tag = tokenizer.sep_token, tokenizer.convert_ids_to_tokens(OBJECTIVES["mt"]["language_tags"][1])
+    texts = [f"{tag} {source} {end}" for source in sources]
+    inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+    rows = theirs.eval().generate(
+        input_ids=inputs["input_ids"],
+        attention_mask=inputs["attention_mask"],
+        max_new_tokens=12,
+        num_beams=beams,
+        do_sample=False,
+    )
+    return [tokenizer.decode(row, skip_special_tokens=True) for row in rows]
+
+
+def test_models_of_others_and_damaged_files(words: Tokenizer, tmp_path: Path) -> None:
+    model = model_config("pseudo")
+    config = resolve(model, words.vocab_size)
+    words.save(tmp_path / "tokenizer.json")
+    state = initialize(Transformer(config), seed=0).state_dict()
+    folder = export_hf(model, config, state, tmp_path / "tokenizer.json", tmp_path / "theirs")
+    assert Engine.load(folder).layout == layout_of(parse_objective({"kind": "s2s"}), words)
+    assert import_run(folder, tmp_path / "run", data="nowhere").read_recipe().objective.kind == "s2s"
+    (folder / "mainspring_objective.json").write_text('{"objective": {"kind": "pmlm"}}')
+    with pytest.raises(UsageError, match="unilm does not continue text"):
+        Engine.load(folder)
+    (folder / "mainspring_objective.json").write_text("{")
+    with pytest.raises(UsageError, match=r"mainspring_objective.json: .* export the model again"):
+        Engine.load(folder)
+
+
+def test_one_of_several_directions_is_chosen(words: Tokenizer, tmp_path: Path) -> None:
+    data = {
+        name: PairData.encode(pairs(), words, langs=langs)
+        for name, langs in (("en-de", (0, 1)), ("de-en", (1, 0)))
+    }
+    PairCorpora.of(data, ("en", "de")).save(tmp_path / "pairs")
+    recipe = parse(Recipe, {**_frame("mt"), "objective": OBJECTIVES["mt"]})
+    recipe = recipe.replace(data={**recipe.data.model_dump(), "pairs": str(tmp_path / "pairs")})
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "recipe.toml").write_text(to_toml(recipe))
+    words.save(run / "tokenizer.json")
+    model = initialize(Transformer(resolve(recipe.model, words.vocab_size)), seed=0)
+    save(run / "checkpoints", 2, model_state(model), {})
+    folder = export_run(run, tmp_path / "out", "safetensors")
+    for place in (run, folder):
+        for direction, tag in (("en-de", 9), ("de-en", 8)):
+            layout = Engine.load(place, direction=direction).layout
+            assert layout.before == (tag,) and layout.langs == data[direction].langs
+        with pytest.raises(UsageError, match="choose one of de-en, en-de"):
+            Engine.load(place)
+        with pytest.raises(UsageError, match="did you mean 'en-de'"):
+            Engine.load(place, direction="en-dee")
 
 
 def test_limits_and_refusals(words: Tokenizer) -> None:

@@ -66,6 +66,12 @@ def generate(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the completions with all that is known, as JSON.")
     ] = False,
+    direction: Annotated[
+        str | None,
+        typer.Option(
+            help="Languages of a model that translates several: en-de.", show_default="the only one"
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1.")] = "cpu",
 ) -> None:
     """Continue a prompt with a trained model.
@@ -92,7 +98,7 @@ def generate(
         echo=echo,
     )
     text = _stdin() if prompt == "-" else prompt
-    engine = Engine.load(path, device)
+    engine = Engine.load(path, device, direction=direction)
     if as_json:
         completions = [asdict(completion) for completion in engine.generate([text], options)]
         _write(json.dumps(completions, indent=2, ensure_ascii=False) + "\n")

@@ -21,6 +21,12 @@ def serve(
     port: Annotated[int, typer.Option(help="Port; 0 takes any free one.")] = 8000,
     device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="Precision: fp32 or bf16.")] = "fp32",
+    direction: Annotated[
+        str | None,
+        typer.Option(
+            help="Languages of a model that translates several: en-de.", show_default="the only one"
+        ),
+    ] = None,
     grace: Annotated[
         float, typer.Option(help="Seconds that answers may take to finish when told to stop.")
     ] = 10.0,
@@ -41,5 +47,5 @@ def serve(
             f"serving {path} at {url} (page), {url}/v1/completions (API); Ctrl-C stops", markup=False
         )
 
-    run(path, host, port, device=device, dtype=precision, grace=grace, on_ready=ready)
+    run(path, host, port, device=device, dtype=precision, direction=direction, grace=grace, on_ready=ready)
     console.print("stopped", markup=False)

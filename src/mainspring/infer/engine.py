@@ -54,15 +54,26 @@ class Engine:
 
     @classmethod
     def load(
-        cls, path: str | Path, device: str | torch.device = "cpu", dtype: Literal["fp32", "bf16"] = "fp32"
+        cls,
+        path: str | Path,
+        device: str | torch.device = "cpu",
+        dtype: Literal["fp32", "bf16"] = "fp32",
+        *,
+        direction: str | None = None,
     ) -> Engine:
-        """Load a run directory (its newest checkpoint), one checkpoint, or a Hugging Face directory.
+        """Load a run directory (its newest checkpoint), one checkpoint, or an exported model.
+
+        Args:
+            path: where it is.
+            device: where to put it.
+            dtype: precision to put it in.
+            direction: which of several directions of pairs ("en-de") a model writes that is told languages.
 
         Raises:
             UsageError: nothing loadable is at `path` (the message says what was looked for), or the model is
-                not trained to write text, or the device is not there.
+                not trained to write text, or the device is not there, or there is no such direction.
         """
-        loaded = load(path, device, dtype)
+        loaded = load(path, device, dtype, direction)
         return cls(loaded.model, loaded.tokenizer, name=loaded.name, layout=loaded.layout)
 
     def generate(self, prompts: Sequence[Prompt], options: GenerateOptions | None = None) -> list[Completion]:

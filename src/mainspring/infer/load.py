@@ -10,18 +10,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mainspring.data.pair_corpora import PairCorpora
-from mainspring.errors import DataError, UsageError, WeightsError
+from mainspring.errors import UsageError, WeightsError
 from mainspring.infer.layout import GENERATING, Layout
 from mainspring.infer.layout import layout_of as prompt_layout
+from mainspring.infer.written import Written, kept, published, written_by
 from mainspring.models import FAMILIES, resolve
 from mainspring.models.exchange import LOOKED_FOR, import_model, layout_of
 from mainspring.nn.config import TransformerConfig
 from mainspring.nn.transformer import Transformer
-from mainspring.objectives.config import MixedConfig, ObjectiveConfig
+from mainspring.objectives import CausalConfig, Vocabulary, build, network_state
 from mainspring.text.tokenizer import Tokenizer
 from mainspring.train.checkpoint import latest, load_model_state
-from mainspring.train.recipe import Recipe
 from mainspring.train.run import Run
 
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -40,24 +39,34 @@ class Loaded:
     """How it reads prompts; None: it continues them."""
 
 
-def load(path: str | Path, device: str | torch.device, dtype: Literal["fp32", "bf16"]) -> Loaded:
+def load(
+    path: str | Path, device: str | torch.device, dtype: Literal["fp32", "bf16"], direction: str | None = None
+) -> Loaded:
     """Load a run directory (its newest checkpoint), a checkpoint inside one, or a folder with a model in any
     layout that `models.exchange` reads (Hugging Face, Megatron, our own names).
 
+    Args:
+        path: where it is.
+        device: where to put it.
+        dtype: precision to put it in.
+        direction: languages of source and target, by the name of the pairs that it was trained on, where it
+            is told them and there are several.
+
     Raises:
-        UsageError: nothing loadable is there, or it does not generate text, or the device is not there.
+        UsageError: nothing loadable is there, or it does not generate text, or the device is not there, or
+            there is no such direction.
     """
     path = Path(path).resolve()
     if dtype not in DTYPES:
         raise UsageError(f"dtype {dtype!r}: should be one of {', '.join(DTYPES)}")
     place = _device(device)
     if (path / "recipe.toml").is_file():
-        return _run(path, None, place, DTYPES[dtype])
+        return _run(path, None, place, DTYPES[dtype], direction)
     # A checkpoint lies in the folder "checkpoints" of its run.
     if path.is_dir() and (path.parent.parent / "recipe.toml").is_file() and path.parent.name == "checkpoints":
-        return _run(path.parent.parent, path, place, DTYPES[dtype])
+        return _run(path.parent.parent, path, place, DTYPES[dtype], direction)
     if layout_of(path):
-        return _exported(path, place, DTYPES[dtype])
+        return _exported(path, place, DTYPES[dtype], direction)
     found = (
         "it does not exist" if not path.exists() else "it is a file" if path.is_file() else "none is there"
     )
@@ -67,60 +76,44 @@ def load(path: str | Path, device: str | torch.device, dtype: Literal["fp32", "b
     )
 
 
-def _run(directory: Path, checkpoint: Path | None, device: torch.device, dtype: torch.dtype) -> Loaded:
+def _run(
+    directory: Path, checkpoint: Path | None, device: torch.device, dtype: torch.dtype, direction: str | None
+) -> Loaded:
     run = Run(directory)
     recipe = run.read_recipe()
-    objective = _written(recipe.objective)
-    if objective.kind not in GENERATING:
+    tokenizer = Tokenizer.load(run.dir)
+    config = resolve(recipe.model, tokenizer.vocab_size)
+    written = written_by(recipe, config, directory)
+    if not written.writes:
         raise UsageError(
             f"{directory}: trained with objective {recipe.objective.kind!r}, which does not learn to "
             f"write text; generation needs a model trained with one of {', '.join(GENERATING)}"
         )
-    tokenizer = Tokenizer.load(run.dir)
     checkpoint = checkpoint or latest(run.checkpoints)
     if checkpoint is None:
         raise UsageError(
             f"{directory}: the run has no complete checkpoint yet; looked for step-... in {run.checkpoints}"
         )
-    config = resolve(recipe.model, tokenizer.vocab_size)
-    layout = prompt_layout(objective, tokenizer, _languages(directory, recipe, objective, config))
-    model = _model(config, load_model_state(checkpoint), device, dtype)
-    return Loaded(model, tokenizer, directory.name, layout)
+    layout = prompt_layout(written.objective, tokenizer, written.languages(direction))
+    objective = build(recipe.objective, Vocabulary.of_tokenizer(tokenizer))
+    state = network_state(objective, load_model_state(checkpoint))
+    return Loaded(_model(config, state, device, dtype), tokenizer, directory.name, layout)
 
 
-def _written(objective: ObjectiveConfig) -> ObjectiveConfig:
-    """What a run has learnt to write: of text and pairs, the target of a pair comes first."""
-    if not isinstance(objective, MixedConfig):
-        return objective
-    return objective.pairs if objective.pairs.kind in GENERATING else objective.text
-
-
-def _languages(
-    directory: Path, recipe: Recipe, objective: ObjectiveConfig, config: TransformerConfig
-) -> tuple[int, int]:
-    """Language indices of sources and targets, which a run's pairs know, where the model is told them."""
-    told = config.languages > 0 or (objective.kind == "mt" and objective.language_tags)
-    if recipe.data.pairs is None or not told:
-        return 0, 0
-    try:
-        return next(iter(PairCorpora.open(recipe.data.pairs).directions.values())).langs
-    except DataError as error:
-        raise UsageError(
-            f"{directory}: the model is told the languages of its texts, and the pairs that it was trained "
-            f"on have to say which they are: {error}"
-        ) from error
-
-
-def _exported(directory: Path, device: torch.device, dtype: torch.dtype) -> Loaded:
+def _exported(directory: Path, device: torch.device, dtype: torch.dtype, direction: str | None) -> Loaded:
     imported = import_model(directory)
-    if not FAMILIES[imported.family].causal:
-        causal = sorted(name for name, family in FAMILIES.items() if family.causal)
+    written = kept(directory) or published(imported.family)
+    if written is None and FAMILIES[imported.family].causal:
+        written = Written(CausalConfig())
+    if written is None or not written.writes:
+        causal = sorted(name for name, family in FAMILIES.items() if family.causal or published(name))
         raise UsageError(
-            f"{directory}: a {imported.family} does not continue text; generation needs a causal model "
+            f"{directory}: a {imported.family} does not continue text; generation needs a model that writes "
             f"({', '.join(causal)})"
         )
     tokenizer = Tokenizer.load(directory)
-    return Loaded(_model(imported.config, imported.state, device, dtype), tokenizer, directory.name)
+    layout = prompt_layout(written.objective, tokenizer, written.languages(direction))
+    return Loaded(_model(imported.config, imported.state, device, dtype), tokenizer, directory.name, layout)
 
 
 def _model(

@@ -70,7 +70,7 @@ def export_hf(
         _check_padding(tokenizer, config)
         specials |= _write_tokenizer(tokenizer, config, out)
     write_weights(weights, out, shard_bytes)
-    generates = any(a.endswith("LMHeadModel") for a in values["architectures"])
+    generates = any(a.endswith(("LMHeadModel", "ConditionalGeneration")) for a in values["architectures"])
     if generates:
         write_json(out / "generation_config.json", {"_from_model_config": True, **specials})
     dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
@@ -137,6 +137,8 @@ def _write_tokenizer(tokenizer: Tokenizer, config: TransformerConfig, out: Path)
             **roles,
         },
     )
-    eos = tokenizer.eos
+    eos = tokenizer.separator if config.is_encoder_decoder else tokenizer.eos
     bos = tokenizer.bos if tokenizer.bos is not None else eos
-    return {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": tokenizer.pad}
+    ids = {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": tokenizer.pad}
+    # A decoder's text begins with the token that ends the one before.
+    return ids | {"decoder_start_token_id": eos} if config.is_encoder_decoder else ids

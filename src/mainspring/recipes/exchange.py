@@ -7,13 +7,14 @@ from pathlib import Path
 from mainspring.config import parse
 from mainspring.data.config import DataConfig
 from mainspring.errors import UsageError
+from mainspring.infer.written import keep, kept, published, written_by
 from mainspring.models import FAMILIES, ModelConfig, resolve
 from mainspring.models.exchange import Layout, export_model, import_model
 from mainspring.models.megatron import Version
 from mainspring.models.remote import fetch, hub_id
 from mainspring.objectives import Vocabulary, network_state
 from mainspring.objectives import build as build_objective
-from mainspring.objectives.config import CausalConfig, MaskedConfig
+from mainspring.objectives.config import CausalConfig, MaskedConfig, ObjectiveConfig
 from mainspring.text.tokenizer import Tokenizer
 from mainspring.train.checkpoint import latest, load_model_state, save
 from mainspring.train.checkpoint.state import MODEL
@@ -44,7 +45,10 @@ def export_run(
     config = resolve(recipe.model, tokenizer.vocab_size)
     objective = build_objective(recipe.objective, Vocabulary.of_tokenizer(tokenizer))
     state = network_state(objective, load_model_state(checkpoint))
-    return export_model(layout, recipe.model, config, state, run.tokenizer, to, ranks=ranks, version=version)
+    written = written_by(recipe, config, run.dir)
+    out = export_model(layout, recipe.model, config, state, run.tokenizer, to, ranks=ranks, version=version)
+    keep(out, written)
+    return out
 
 
 def import_run(path: str | Path, to: str | Path, *, data: str, family: str | None = None) -> Run:
@@ -68,6 +72,7 @@ def import_run(path: str | Path, to: str | Path, *, data: str, family: str | Non
     if hub_id(path):
         path = fetch(str(path))
     imported = import_model(path, family=family)
+    learnt = kept(Path(path)) or published(imported.family)
     tokenizer = Tokenizer.load(path)
     config = imported.config
     values = {**config.model_dump(mode="json", exclude_none=True), "vocab_rows": config.rows}
@@ -75,7 +80,7 @@ def import_run(path: str | Path, to: str | Path, *, data: str, family: str | Non
         name=run.dir.name,
         model=parse(ModelConfig, {"family": imported.family, "config": values}),
         data=DataConfig(path=data, seq_len=min(config.max_positions, 1024)),
-        objective=CausalConfig() if FAMILIES[imported.family].causal else MaskedConfig(),
+        objective=learnt.objective if learnt and learnt.writes else _usual(imported.family),
         train=TrainConfig(steps=1, batch_tokens=min(config.max_positions, 1024)),
     )
     resolve(recipe.model, tokenizer.vocab_size)
@@ -83,8 +88,14 @@ def import_run(path: str | Path, to: str | Path, *, data: str, family: str | Non
     tokenizer.save(run.tokenizer)
     state = {MODEL + name: tensor for name, tensor in imported.state.items()}
     save(run.checkpoints, 0, state, {"imported": True, "identity": {"tokenizer": tokenizer.hash}})
+    if learnt is not None:
+        keep(run.dir, learnt)
     run.write_recipe(recipe)
     return run
+
+
+def _usual(family: str) -> ObjectiveConfig:
+    return CausalConfig() if FAMILIES[family].causal else MaskedConfig()
 
 
 def checkpoint_of(path: str | Path) -> tuple[Run, Path]:

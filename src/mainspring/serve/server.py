@@ -28,6 +28,7 @@ def run(
     *,
     device: str = "cpu",
     dtype: Literal["fp32", "bf16"] = "fp32",
+    direction: str | None = None,
     limits: Limits | None = None,
     grace: float = 10.0,
     on_ready: Callable[[str], None] | None = None,
@@ -40,6 +41,7 @@ def run(
         port: 0 takes any free one.
         device: where the model runs.
         dtype: its precision.
+        direction: which of several directions a model that translates writes.
         limits: what is refused.
         grace: seconds that answers under way may take to finish after the signal; those that take longer end
             with an error object that says so.
@@ -48,7 +50,7 @@ def run(
     Raises:
         UsageError: the model cannot be loaded, or the address is not free.
     """
-    engine = Engine.load(path, device, dtype)
+    engine = Engine.load(path, device, dtype, direction=direction)
     listener = listen(host, port)
     app = create_app({engine.name: engine}, limits=limits)
     with contextlib.closing(listener):
