@@ -12,7 +12,7 @@ from mainspring.data.batch import TokenBatch, bidirectional_batch, causal_batch
 from mainspring.errors import ConfigError, UsageError
 from mainspring.models.deberta.config import deberta, deberta_v2, discriminator
 from mainspring.nn import Absolute, Disentangled, KVCache, Transformer, TransformerConfig, allow, initialize
-from mainspring.nn import relative_scores as kernel
+from mainspring.nn import relative_attention as kernel
 from mainspring.nn.conv import neighbour
 from mainspring.nn.disentangled import DistanceVectors, bucket, gathered_scores, positions_aligned, table_row
 
@@ -116,61 +116,84 @@ def by_hand(q, k, keys, queries, row):
     return scores
 
 
+def mix_by_hand(scores, v, blocked, kept):
+    weights = scores.masked_fill(blocked, -math.inf).softmax(-1)
+    return (weights * kept) @ v
+
+
+def drawn(length, width, heads=2, rows=3, dtype=torch.float64):
+    """Queries, keys, values, two tables; a mask of each row's and factors of dropout."""
+    draw = torch.Generator().manual_seed(0)
+    shapes = [(heads, rows, length, width)] * 3 + [(heads, 2 * length - 1, width)] * 2
+    leaves = [torch.randn(s, generator=draw, dtype=dtype, requires_grad=True) for s in shapes]
+    blocked = torch.rand(1, rows, length, length, generator=draw) < 0.3
+    kept = (torch.rand(heads, rows, length, length, generator=draw) < 0.8).to(dtype) / 0.8
+    return leaves, blocked & ~torch.eye(length, dtype=torch.bool), kept
+
+
+@pytest.fixture
+def cut(monkeypatch):
+    """Blocks and pieces so small that tokens, heads and rows are cut."""
+    monkeypatch.setattr(kernel, "BLOCK", {1 << 62: 3})
+    monkeypatch.setattr(kernel, "PIECE", {"cpu": 1100})
+
+
 @pytest.mark.parametrize("terms", ["both", "c2p", "p2c"])
-def test_scores_against_loops(terms, monkeypatch):
+def test_attention_against_loops(terms, cut):
     """The pairs read along diagonals and the pairs that are picked equal the pairs one by one."""
-    monkeypatch.setattr(kernel, "BLOCK", 3)
-    generator = torch.Generator().manual_seed(0)
     length = 8
-    q, k = torch.randn(2, 2, 3, length, 5, generator=generator, dtype=torch.float64)
-    table = torch.randn(2, 2 * length - 1, 2, 5, generator=generator, dtype=torch.float64)
-    keys = table[0] if terms != "p2c" else None
-    queries = table[1] if terms != "c2p" else None
+    (q, k, v, falling, rising), blocked, kept = drawn(length, 5)
+    falling, rising = falling if terms != "p2c" else None, rising if terms != "c2p" else None
+    keys = None if falling is None else falling.transpose(0, 1).flip(0)
+    queries = None if rising is None else rising.transpose(0, 1)
     want = by_hand(q, k, keys, queries, lambda i, j: i - j + length - 1)
-    falling = None if keys is None else keys.flip(0).transpose(0, 1).contiguous()
-    rising = None if queries is None else queries.transpose(0, 1).contiguous()
-    torch.testing.assert_close(kernel.relative_scores(q, k, falling, rising), want)
+    got, weights = kernel.relative_attention(q, k, v, falling, rising, blocked, kept, True)
+    torch.testing.assert_close(got, mix_by_hand(want, v, blocked, kept))
+    torch.testing.assert_close(weights, want.masked_fill(blocked, -math.inf).softmax(-1))
+    without, nothing = kernel.relative_attention(q, k, v, falling, rising, blocked, kept, False)
+    assert torch.equal(without, got) and nothing.numel() == 0
     index = torch.arange(length)[:, None] - torch.arange(length) + length - 1
     torch.testing.assert_close(gathered_scores(q, k, DistanceVectors(keys, queries), index[None, None]), want)
 
 
-@pytest.mark.parametrize("terms", ["both", "c2p", "p2c"])
-def test_gradients_of_the_scores(terms, monkeypatch):
-    monkeypatch.setattr(kernel, "BLOCK", 2)
-    generator = torch.Generator().manual_seed(0)
-
-    def draw(*shape):
-        return torch.randn(*shape, generator=generator, dtype=torch.float64, requires_grad=True)
-
-    q, k, falling, rising = draw(2, 2, 5, 3), draw(2, 2, 5, 3), draw(2, 9, 3), draw(2, 9, 3)
-    given = (q, k, falling if terms != "p2c" else None, rising if terms != "c2p" else None)
-    assert torch.autograd.gradcheck(kernel.relative_scores, given, fast_mode=True)
+@pytest.mark.parametrize("terms", ["both", "c2p", "p2c", "neither"])
+@pytest.mark.parametrize("masked", [True, False])
+def test_gradients_of_the_attention(terms, masked, cut):
+    (q, k, v, falling, rising), *extra = drawn(5, 3)
+    given = (
+        q,
+        k,
+        v,
+        falling if terms in ("both", "c2p") else None,
+        rising if terms in ("both", "p2c") else None,
+    )
+    extra = extra if masked else (None, None)
+    assert torch.autograd.gradcheck(lambda *t: kernel.relative_attention(*t, *extra, True)[0], given)
 
 
 def test_the_operator_is_what_compilers_need():
-    q, k = torch.randn(2, 2, 1, 4, 3).unbind(0)
-    table = torch.randn(2, 7, 3)
-    given = tuple(t.requires_grad_() for t in (q.clone(), k.clone(), table.clone(), table.clone()))
-    torch.library.opcheck(kernel.relative_scores, given)
+    given, blocked, kept = drawn(4, 3, rows=1, dtype=torch.float32)
+    torch.library.opcheck(kernel.relative_attention, (*given, blocked, kept, True))
 
 
-def test_large_products_take_the_fast_path():
-    """Sizes at which fp32 products go through oneDNN: the same scores and gradients as picking pairs."""
-    generator = torch.Generator().manual_seed(0)
-    q, k = (torch.randn(2, 4, 160, 64, generator=generator, requires_grad=True) for _ in range(2))
-    vectors = torch.randn(2, 319, 2, 64, generator=generator, requires_grad=True)
-    index = torch.arange(160)[:, None] - torch.arange(160) + 159
-    plain = gathered_scores(q, k, DistanceVectors(*vectors), index[None, None])
-    turned = vectors[0].flip(0).transpose(0, 1), vectors[1].transpose(0, 1)
-    fast = kernel.relative_scores(q, k, *(t.contiguous() for t in turned))
-    weight = torch.randn(plain.shape, generator=generator)
-    torch.testing.assert_close(fast, plain, atol=1e-4, rtol=1e-5)
-    for a, b in zip(
-        torch.autograd.grad(fast, (q, k, vectors), weight),
-        torch.autograd.grad(plain, (q, k, vectors), weight),
-        strict=True,
-    ):
-        torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-4)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_large_products_take_the_fast_path(dtype):
+    """Sizes at which products go through oneDNN: the same as picking pairs in double precision."""
+    given, blocked, kept = drawn(300, 64, dtype=dtype)
+    with torch.no_grad():  # scores of some units
+        given[0].mul_(0.1)
+        given[4].mul_(0.1)
+    wide = [t.detach().double().requires_grad_() for t in given]
+    index = torch.arange(300)[:, None] - torch.arange(300) + 299
+    vectors = DistanceVectors(wide[3].transpose(0, 1).flip(0), wide[4].transpose(0, 1))
+    scores = gathered_scores(wide[0], wide[1], vectors, index[None, None])
+    plain = mix_by_hand(scores, wide[2], blocked, kept.double())
+    fast, _ = kernel.relative_attention(*given, blocked, kept, True)
+    weight = torch.randn(plain.shape, dtype=torch.float64)
+    results = [fast, *torch.autograd.grad(fast, given, weight.to(dtype))]
+    expected = [plain, *torch.autograd.grad(plain, wide, weight)]
+    for a, e in zip(results, expected, strict=True):
+        assert (a.double() - e).norm() <= (1e-5 if dtype == torch.float32 else 2e-2) * e.norm()
 
 
 def test_p2c_reads_the_distance_of_query_to_key():

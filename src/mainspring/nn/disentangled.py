@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from mainspring.data.batch import TokenBatch
 from mainspring.nn.config import Disentangled, TransformerConfig
 from mainspring.nn.linear import Linear, linear
-from mainspring.nn.products import mix
-from mainspring.nn.relative_scores import relative_scores
+from mainspring.nn.relative_attention import relative_attention
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,27 +175,30 @@ class DisentangledAttention(nn.Module):
         q = q * self.scale
         if vectors.queries is not None:
             vectors = vectors._replace(queries=vectors.queries * self.scale)
-        by_row = (2, 0, 1, 3)  # heads first: a head's table serves all rows with one product
+        by_head = (2, 0, 1, 3)  # heads first: a head's table serves all rows with one product
+        q, k, v = (t.permute(by_head).contiguous() for t in (q, k, v))
+        blocked = None if relative.blocked is None else relative.blocked.transpose(0, 1)
+        kept = None
+        if self.training and self.attention_dropout:
+            kept = F.dropout(q.new_ones(*q.shape[:3], k.shape[2]), self.attention_dropout)
         if relative.rows is not None:
             rows = relative.rows
             falling = None if vectors.keys is None else _spread(vectors.keys, rows.flip(0))
             rising = None if vectors.queries is None else _spread(vectors.queries, rows)
-            q, k = q.permute(by_row).contiguous(), k.permute(by_row).contiguous()
-            scores = relative_scores(q, k, falling, rising)
+            keep = torch.is_grad_enabled()
+            mixed, _ = relative_attention(q, k, v, falling, rising, blocked, kept, keep)
         else:
             assert relative.index is not None
-            scores = gathered_scores(q.permute(by_row), k.permute(by_row), vectors, relative.index)
-        if relative.blocked is not None:
-            scores = scores.masked_fill(relative.blocked.transpose(0, 1), torch.finfo(scores.dtype).min)
-        weights = scores.softmax(-1).to(v.dtype)
-        if self.training and self.attention_dropout:
-            weights = F.dropout(weights, self.attention_dropout)
-        values = v.permute(by_row)
-        mixed = mix(weights.flatten(0, 1), values.reshape(-1, *values.shape[2:]))
-        mixed = mixed.view(*weights.shape[:3], -1).permute(1, 2, 0, 3)  # [B, Tq, H, E]
+            scores = gathered_scores(q, k, vectors, relative.index)
+            if blocked is not None:
+                scores = scores.masked_fill(blocked, torch.finfo(scores.dtype).min)
+            weights = scores.softmax(-1)
+            mixed = (weights if kept is None else weights * kept) @ v
+        mixed = mixed.permute(1, 2, 0, 3)  # [B, Tq, H, E]
         if relative.sees is not None:
             mixed = mixed * relative.sees.transpose(1, 2)
-        return mixed.reshape(*mixed.shape[:2], -1)
+        flat: Tensor = mixed.reshape(*mixed.shape[:2], -1)
+        return flat
 
 
 def project_parts(

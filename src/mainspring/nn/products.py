@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -28,38 +26,6 @@ def multiply(a: Tensor, b: Tensor) -> Tensor:
     return out
 
 
-def add_product(out: Tensor, a: Tensor, b: Tensor, *, keep: bool) -> None:
-    """Put the product of `multiply` into out [N, M, L], added to what it holds if `keep`."""
-    if not one_at_a_time(a) or a[0].numel() * b.shape[1] < SMALLEST:
-        torch.baddbmm(out, a, b.transpose(1, 2), beta=int(keep), out=out)
-        return
-    for result, left, right in zip(out, a, b, strict=True):
-        product = _product(left, right)
-        result.add_(product) if keep else result.copy_(product)
-
-
-def mix(weights: Tensor, values: Tensor) -> Tensor:
-    """weights [N, T, S] times values [N, S, E], with a gradient."""
-    plain = torch.compiler.is_compiling() or not one_at_a_time(weights) or values.dtype != weights.dtype
-    if plain or weights[0].numel() * values.shape[2] < SMALLEST:
-        return torch.bmm(weights, values)
-    mixed: Tensor = _Mix.apply(weights, values)  # type: ignore[no-untyped-call]
-    return mixed
-
-
 def _product(a: Tensor, b: Tensor) -> Tensor:
     product: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
     return product
-
-
-class _Mix(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, weights: Tensor, values: Tensor) -> Tensor:
-        ctx.save_for_backward(weights, values)
-        return multiply(weights, values.transpose(1, 2))
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        weights, values = ctx.saved_tensors
-        return multiply(grad, values), multiply(weights.transpose(1, 2), grad.transpose(1, 2))
