@@ -97,3 +97,21 @@ def test_an_optimizer_that_needs_whole_parameters_is_refused_by_name(tmp_path):
     with pytest.raises(PlanError, match="LBFGS may need a whole parameter"):
         optimizer.step(lambda: 0.0)
     disk.close()
+
+
+def test_a_plan_names_the_folder(tmp_path):
+    plan = Plan(zero=3, offload="disk", offload_folder=str(tmp_path / "scratch"))
+    want, parameters = train("ours-gpt2", Plan(zero=3), Resident())
+    got, mine = train("ours-gpt2", plan, None)
+    assert [loss for loss, _ in got] == pytest.approx([loss for loss, _ in want], rel=1e-6)
+    for key, value in parameters.items():
+        torch.testing.assert_close(mine[key], value, rtol=1e-5, atol=1e-6)
+    assert len(list((tmp_path / "scratch").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "fields", [{"zero": 3}, {"zero": 0, "offload_folder": "x"}, {"backend": "fsdp2", "zero": 3}]
+)
+def test_plans_that_cannot_be_carried_out_are_refused(fields):
+    with pytest.raises(ValueError, match=r"offload"):
+        Plan(offload="disk", **fields)

@@ -19,6 +19,7 @@ from mainspring.comm import Counter
 from mainspring.errors import PlanError
 from mainspring.nn.span import span_of
 from mainspring.parallel.mesh import build_mesh, check_world
+from mainspring.parallel.places import place
 from mainspring.parallel.plan import Plan
 from mainspring.parallel.precision import Autocast, Precision
 from mainspring.parallel.remat import set_remat
@@ -56,7 +57,7 @@ def apply(
         reduce: how gradients of ranks are joined. "mean" suits a loss averaged on each rank over equal
             counts, "sum" a loss that is already divided by the global count.
         counter: told all traffic; None makes one (see `traffic`).
-        placement: where masters live, of flat shards; None leaves them beside the computation.
+        placement: where masters live, of flat shards; None takes what the plan says (`offload`).
 
     Returns:
         The same object.
@@ -78,6 +79,7 @@ def apply(
     set_remat(model, plan.remat)
     alone = mesh is None or plan.data == 1
     group = None if mesh is None or alone else mesh.get_group()
+    placement = place(plan) if placement is None else placement
     strategy: Strategy
     if placement is not None or (plan.zero and not alone and plan.backend == "flat"):
         strategy = Flat(model, plan, group, counter, precision=precision, reduce=reduce, placement=placement)

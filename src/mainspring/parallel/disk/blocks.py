@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import weakref
 import zlib
 from pathlib import Path
 
@@ -45,6 +46,7 @@ class BlockFile:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | (DIRECT if direct else 0)
         try:
             self._file = os.open(path, flags, 0o600)
+            self._close = weakref.finalize(self, os.close, self._file)
         except OSError as error:
             raise DiskError(f"{path}: cannot be made: {error.strerror}; {_remedy(error)}") from error
         try:
@@ -128,9 +130,7 @@ class BlockFile:
 
     def close(self) -> None:
         """Close the file; it stays on the disk."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        self._close()
 
     def _failed(self, doing: str, offset: int, count: int, error: OSError) -> DiskError:
         return DiskError(

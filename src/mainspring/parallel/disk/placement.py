@@ -9,6 +9,7 @@ reads and writes everything once, while it computes (Rajbhandari et al. 2021, ar
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,8 @@ from mainspring.parallel.disk.store import Report, Store
 from mainspring.parallel.disk.stretch import COMPUTE, MASTER
 from mainspring.parallel.zero.placement import Shard
 
+logger = logging.getLogger(__name__)
+
 BUFFERS = 16
 BUFFER_BYTES = 2 * BLOCK
 
@@ -39,7 +42,7 @@ class DiskPlacement:
         rank: of this process.
         buffers: how many buffers of `buffer_bytes` (a multiple of 2 MiB) are used to move things: at least 8.
         direct: bypass the page cache where the file system can.
-        report: told once of what a person should know.
+        report: told once of what a person should know; None writes to the log.
 
     Raises:
         DiskError: the folder cannot be used; later, from every call: reading or writing failed. The states
@@ -57,7 +60,7 @@ class DiskPlacement:
         report: Report | None = None,
     ) -> None:
         self.arena = Arena(buffers, buffer_bytes)
-        self.store = Store(folder, rank=rank, direct=direct, report=report)
+        self.store = Store(folder, rank=rank, direct=direct, report=report or logger.warning)
         self.prefetcher = Prefetcher(self.store, self.arena)
         self._stepper = Stepper(self.store, self.arena)
         self._shards: dict[str, Shard] = {}
