@@ -129,6 +129,46 @@ def _hf_loss(model: nn.Module, rows: list[Tensor]) -> tuple[Tensor, int]:
     return next_token_loss(logits, ids, valid)
 
 
+def _hf_deberta() -> nn.Module:
+    from transformers import DebertaV2Config, DebertaV2ForMaskedLM
+
+    config = DebertaV2Config(
+        vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+        max_position_embeddings=LENGTH, relative_attention=True, position_buckets=8, pos_att_type="c2p|p2c",
+        norm_rel_ebd="layer_norm", share_att_key=True, hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0, type_vocab_size=0,
+    )  # fmt: skip
+    return DebertaV2ForMaskedLM(config)
+
+
+def _hf_mixtral() -> nn.Module:
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    config = MixtralConfig(
+        vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2, max_position_embeddings=LENGTH,
+        use_cache=False, tie_word_embeddings=True, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    return MixtralForCausalLM(config)
+
+
+def _hf_t5() -> nn.Module:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    config = T5Config(
+        vocab_size=VOCAB, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, dropout_rate=0.0,
+        use_cache=False, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    return T5ForConditionalGeneration(config)
+
+
+def _t5_loss(model: nn.Module, rows: list[Tensor]) -> tuple[Tensor, int]:
+    """Each row is written again from itself."""
+    ids, valid = padded(rows)
+    logits = model(input_ids=ids, attention_mask=valid.long(), decoder_input_ids=ids).logits
+    return next_token_loss(logits, ids, valid)
+
+
 class Cnn(nn.Module):
     """Stages of strided convolutions with group norm, then a classifier; memory in channels-last order."""
 
@@ -198,6 +238,9 @@ EXAMPLES: dict[str, Example] = {
     "ours-deberta": Example(_our_deberta, text_rows, _our_loss, _our_initialize),
     "hf-gpt2": Example(_hf_gpt2, text_rows, _hf_loss),
     "hf-bert": Example(_hf_bert, text_rows, _hf_loss),
+    "hf-deberta": Example(_hf_deberta, text_rows, _hf_loss),
+    "hf-mixtral": Example(_hf_mixtral, text_rows, _hf_loss),
+    "hf-t5": Example(_hf_t5, text_rows, _t5_loss),
     "cnn": Example(_cnn, _image_rows, _image_loss),
     "awkward": Example(Awkward, text_rows, _awkward_loss),
 }

@@ -11,12 +11,20 @@ from support.spawn import run_ranks
 pytestmark = pytest.mark.distributed
 
 STAGES = (0, 1, 2, 3)
+LARGE = ("hf-deberta", "hf-mixtral", "hf-t5")
+"""Examples that take longer: some cases only."""
 
 
 def cases(world):
-    found = [Case(name, {"zero": z}) for name in EXAMPLES for z in STAGES]
+    found = [Case(name, {"zero": z}) for name in EXAMPLES if name not in LARGE for z in STAGES]
     found += [Case(name, {"zero": z}, accumulation=3) for name in ("ours-gpt2", "awkward") for z in STAGES]
     if world == 2:
+        found += [Case(name, {"zero": z}) for name in LARGE for z in (1, 3)]
+        found += [Case(name, {"zero": 3, "remat": True}) for name in LARGE]
+        found += [Case(name, {"zero": 2}, "bf16") for name in ("hf-mixtral", "hf-t5", "hf-bert")]
+        fsdp2 = [{"zero": z, "backend": "fsdp2"} for z in (1, 2, 3)]
+        found += [Case(name, plan) for name in ("ours-gpt2", "cnn", "awkward") for plan in fsdp2]
+        found += [Case("awkward", plan, "bf16", accumulation=3) for plan in fsdp2]
         found += [Case("cnn", {"zero": z}, accumulation=2, no_sync=False) for z in STAGES]
         found += [
             Case("cnn", {"zero": z}, reduce="mean", accumulation=a, no_sync=a < 3)

@@ -12,7 +12,7 @@ parameters stand in their place:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
@@ -251,7 +251,7 @@ class Flat(Strategy):
         for unit in self.units[1:]:
             before, after = self._around(unit)
             self.handles.append(unit.module.register_forward_pre_hook(before, prepend=True, with_kwargs=True))
-            self.handles.append(unit.module.register_forward_hook(after))
+            self.handles.append(unit.module.register_forward_hook(after, with_kwargs=True))
 
     def _around(self, unit: Unit) -> tuple[Any, Any]:
         def before(module: nn.Module, args: Any, kwargs: Any) -> Any:
@@ -262,12 +262,13 @@ class Flat(Strategy):
                 self._gatherer.prefetch()
             return None if self._lower is None else self._cast(args, kwargs)
 
-        def after(module: nn.Module, args: Any, output: Any) -> None:
+        def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             if module is not unit.module:
                 return
             if self._stage == 3 and torch._C._current_graph_task_id() == -1:
                 self._close(unit)
-            self._watch(unit, output)
+            # What only passes through is another's output: T5's blocks hand on the first one's position bias.
+            self._watch(unit, output, {id(tensor) for tensor in tensors_of((args, kwargs))})
 
         return before, after
 
@@ -310,13 +311,13 @@ class Flat(Strategy):
         flat = tuple(cast(a) if isinstance(a, Tensor) else a for a in args)
         return flat, {k: cast(v) if isinstance(v, Tensor) else v for k, v in kwargs.items()}
 
-    def _watch(self, unit: Unit, output: Any) -> bool:
+    def _watch(self, unit: Unit, output: Any, passed: Collection[int] = ()) -> bool:
         """Have `_enter` called when backward reaches the output of `unit`; False where it never will."""
         if not torch.is_grad_enabled():
             return False
         found = False
         for tensor in tensors_of(output):
-            if tensor.requires_grad:
+            if tensor.requires_grad and id(tensor) not in passed:
                 tensor.register_hook(lambda _, unit=unit: self._enter(unit))  # type: ignore[no-untyped-call]
                 found = True
         return found

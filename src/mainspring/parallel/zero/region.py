@@ -6,7 +6,8 @@ once, whatever the allocator of other tensors does, and resident memory is what 
 storage is resized.
 
 Views of a region have a version: while it is free it is another than when it was taken, so that a backward
-which meets parameters that nobody gathered ends in autograd's error instead of in wrong numbers.
+which meets parameters that nobody gathered ends in autograd's error instead of in wrong numbers. Pages that
+are free cannot be read either: whoever keeps an alias past autograd is stopped by the system.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ _PAGE = mmap.PAGESIZE
 _HUGE = 2**21
 _FREED = 1 << 20
 """Added to the version of what is free."""
+_NOTHING = 0
+"""Neither read nor write (PROT_NONE)."""
 
 
 class Region:
@@ -46,7 +49,7 @@ class Region:
                 self._pages.madvise(mmap.MADV_HUGEPAGE)
             self.tensor = torch.frombuffer(self._pages, dtype=dtype, count=numel)
             self.writer = torch.frombuffer(self._pages, dtype=dtype, count=numel)
-            self._protect(mmap.PROT_READ)
+            self._protect(_NOTHING)
         else:
             self.tensor = torch.empty(numel, dtype=dtype, device=device)
             self.writer = self.tensor.data
@@ -69,7 +72,7 @@ class Region:
         if self.held:
             if self._pages is not None:
                 self._pages.madvise(mmap.MADV_DONTNEED)
-                self._protect(mmap.PROT_READ)
+                self._protect(_NOTHING)
             elif self.nbytes:
                 self.writer.untyped_storage().resize_(0)
             self._mark(self._version + _FREED)
@@ -81,8 +84,8 @@ class Region:
         self._mark(self._version + (0 if self.held else _FREED))
 
     def _protect(self, access: int) -> None:
-        """Allow reading alone, or writing too. What nobody may write, the system does not count as memory of
-        the process: a limit on its data bounds what is in use."""
+        """Allow reading and writing, or nothing. What nobody may write, the system does not count as memory
+        of the process: a limit on its data bounds what is in use."""
         if _libc().mprotect(ctypes.c_void_p(self.writer.data_ptr()), ctypes.c_size_t(self.nbytes), access):
             code = ctypes.get_errno()
             if code == errno.ENOMEM:
