@@ -57,6 +57,7 @@ def examine() -> Iterator[Check]:
     yield from _machine()
     yield _accelerators()
     yield _gloo()
+    yield _shared_memory()
     yield _compiler()
     yield from _extras()
     yield _browser()
@@ -174,6 +175,16 @@ def _gloo() -> Check:
             "training on several processes; does the machine's name resolve (/etc/hosts)?",
         )
     return Check("gloo", "ok", "a group over loopback answers")
+
+
+def _shared_memory() -> Check:
+    """Whether ranks of this machine can exchange tensors without sockets."""
+    from mainspring.comm import shared
+
+    reason = shared.unsupported()
+    if reason is None:
+        return Check("shared memory", "ok", "ranks of one host exchange tensors through it")
+    return Check("shared memory", "missing", reason, "ranks of one host talk over gloo, several times slower")
 
 
 def _compiler() -> Check:
