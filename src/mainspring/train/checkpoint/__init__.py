@@ -6,7 +6,7 @@ from mainspring.train.checkpoint.folder import complete, latest, prune, sweep, v
 from mainspring.train.checkpoint.io import load, load_model_state, save
 from mainspring.train.checkpoint.manifest import Entry, Manifest, Slice
 from mainspring.train.checkpoint.saver import Outcome, Save, Saver
-from mainspring.train.checkpoint.state import model_state, optimizer_state
+from mainspring.train.checkpoint.state import model_state, optimizer_state, run_state
 
 __all__ = [
     "Entry",
@@ -24,6 +24,7 @@ __all__ = [
     "model_state",
     "optimizer_state",
     "prune",
+    "run_state",
     "save",
     "sweep",
     "verify",

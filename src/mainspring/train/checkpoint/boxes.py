@@ -8,8 +8,9 @@ dim, at most 2 d - 1 boxes in d dims. Each box of a run is a run itself, so none
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,7 +18,8 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from mainspring.errors import CheckpointError
-from mainspring.nn.span import logical_shape, span_of
+from mainspring.nn.span import Span, logical_shape, span_of
+from mainspring.train.checkpoint.tiers import Tier
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,18 @@ class Box:
     """First index in each dim."""
     sizes: tuple[int, ...]
     """Length in each dim."""
-    data: Tensor
-    """Its elements [*sizes], a view."""
+    read: Callable[[], Tensor]
+    """Gives its elements [*sizes], a view."""
+
+    @property
+    def data(self) -> Tensor:
+        """Its elements [*sizes], a view."""
+        return self.read()
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return math.prod(self.sizes)
 
 
 @dataclass(frozen=True)
@@ -43,12 +55,14 @@ class Held:
     """None where this process' share is empty. A tensor without elements is one box without elements, so
     that its name is not lost."""
 
+    tier: Tier | None = None
+    """What has to be open while boxes are read; None where all is in memory."""
+
     def copied(self) -> Held:
-        """The same in memory of its own, on the CPU."""
-        copies = [
-            Box(b.offsets, b.sizes, b.data.to("cpu", copy=True, memory_format=torch.contiguous_format))
-            for b in self.boxes
-        ]
+        """The same in memory of its own, on the CPU; what is in a tier stays there."""
+        if self.tier is not None:
+            return self
+        copies = [_copied(box) for box in self.boxes]
         return Held(self.shape, self.dtype, tuple(copies))
 
 
@@ -68,22 +82,24 @@ def held(name: str, tensor: Leaf) -> Held:
         return tensor
     if not isinstance(tensor, Tensor):
         raise CheckpointError(f"{name}: only tensors can be saved as slices, not a {type(tensor).__name__}")
-    span = span_of(tensor)
-    if isinstance(tensor, DTensor):
-        found = _of_dtensor(tensor)
-    elif span is None:
-        found = [Box((0,) * tensor.ndim, tuple(tensor.shape), tensor.detach())]
-    else:
-        flat, found, at = tensor.detach(), [], 0
-        for offsets, sizes in flat_boxes(span.shape, span.start, span.stop):
-            count = math.prod(sizes)
-            found.append(Box(offsets, sizes, flat[at : at + count].view(sizes)))
-            at += count
-    shape = logical_shape(tensor)
-    kept = tuple(box for box in found if box.data.numel() or not shape.numel())
+    shape, span = logical_shape(tensor), span_of(tensor)
+    if span is not None:
+        _check_storage(name, tensor)
+        return held_piece(span, tensor.dtype, tensor.detach)
+    found = _of_dtensor(tensor) if isinstance(tensor, DTensor) else [_of_plain(tensor.detach())]
+    kept = tuple(box for box in found if box.numel or not shape.numel())
     for box in kept:
         _check_storage(name, box.data)
     return Held(shape, tensor.dtype, kept)
+
+
+def held_piece(span: Span, dtype: torch.dtype, read: Callable[[], Tensor], tier: Tier | None = None) -> Held:
+    """A piece whose elements [span.numel] `read` gives, while `tier` is open if there is one."""
+    found, at = [], 0
+    for offsets, sizes in flat_boxes(span.shape, span.start, span.stop):
+        found.append(Box(offsets, sizes, partial(_part, read, at, sizes)))
+        at += math.prod(sizes)
+    return Held(span.shape, dtype, tuple(found), tier)
 
 
 def flat_boxes(
@@ -129,7 +145,21 @@ def _of_dtensor(tensor: DTensor) -> list[Box]:
     sizes, offsets = compute_local_shape_and_global_offset(
         tensor.shape, tensor.device_mesh, tensor.placements
     )
-    return [Box(tuple(offsets), tuple(sizes), tensor.to_local().detach())]
+    local = tensor.to_local().detach()
+    return [Box(tuple(offsets), tuple(sizes), lambda: local)]
+
+
+def _of_plain(tensor: Tensor) -> Box:
+    return Box((0,) * tensor.ndim, tuple(tensor.shape), lambda: tensor)
+
+
+def _part(read: Callable[[], Tensor], start: int, sizes: tuple[int, ...]) -> Tensor:
+    return read().detach()[start : start + math.prod(sizes)].view(sizes)
+
+
+def _copied(box: Box) -> Box:
+    copy = box.data.to("cpu", copy=True, memory_format=torch.contiguous_format)
+    return Box(box.offsets, box.sizes, lambda: copy)
 
 
 def _check_storage(name: str, data: Tensor) -> None:
@@ -141,3 +171,5 @@ def _check_storage(name: str, data: Tensor) -> None:
         needed = int(data.storage_offset() + reach + 1) * data.element_size()
     if data.untyped_storage().nbytes() < needed:
         raise CheckpointError(f"{name}: has a shape but no values: its storage was freed")
+    if span_of(data) is not None and data.numel() > 1 and data.stride(0) == 0:
+        raise CheckpointError(f"{name}: has a shape but no values: they are in an offloading tier")

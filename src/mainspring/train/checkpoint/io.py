@@ -14,6 +14,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_over_ran
 from torch.distributed.checkpoint.state_dict_saver import save as save_over_ranks
 from torch.optim import Optimizer
 
+from mainspring import parallel
 from mainspring.errors import CheckpointError
 from mainspring.train.checkpoint import folder as folders
 from mainspring.train.checkpoint import shards, state
@@ -60,6 +61,7 @@ def save(
     except CheckpointException as failure:
         raise _first_cause(failure, f"saving {writer.target}") from failure
     finally:
+        planner.close()
         if group is None or dist.get_rank(group) == 0:
             folders.discard(writer.staging)
     if group is None or dist.get_rank(group) == 0:
@@ -85,12 +87,11 @@ def load(
     try:
         content = Manifest.read(path)
         folders.check_files(path, content)
-        named = state.model_state(model)
         if optimizer is not None:
             state.allocate_optimizer_state(model, optimizer, content)
-            named |= state.optimizer_state(model, optimizer)
         else:
             content = _models_part(content)
+        named = state.run_state(model, optimizer)
     except CheckpointError as error:
         raise CheckpointError(f"{error}; {folders.advice(path)}") from error
     state.check_fit(named, content)
@@ -104,6 +105,9 @@ def load(
     except (CheckpointException, CheckpointError) as failure:
         cause = failure if isinstance(failure, CheckpointError) else _first_cause(failure, f"loading {path}")
         raise CheckpointError(f"{cause}; {folders.advice(path)}") from failure
+    finally:
+        planner.close()
+    parallel.settle(model)
     return content
 
 
@@ -152,7 +156,7 @@ def _save_alone(tensors: dict[str, Leaf], writer: Writer, planner: Saving) -> No
     writer.finish(metadata, [writer.write_data(plan, planner).wait()])
 
 
-def _load_alone(tensors: dict[str, Tensor], reader: Reader, planner: Loading) -> None:
+def _load_alone(tensors: dict[str, Leaf], reader: Reader, planner: Loading) -> None:
     planner.set_up_planner(tensors, reader.read_metadata(), is_coordinator=True)
     plans = planner.create_global_plan([planner.create_local_plan()])
     reader.read_data(planner.finish_plan(plans[0]), planner).wait()

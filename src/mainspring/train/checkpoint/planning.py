@@ -34,10 +34,14 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 from mainspring.errors import CheckpointError
 from mainspring.train.checkpoint.boxes import Box, Held, held
 from mainspring.train.checkpoint.cover import fault
+from mainspring.train.checkpoint.tiers import Opened
 
 
 class Saving(SavePlanner):
     """Plans that write every element of every logical tensor once, by one of the ranks that hold it."""
+
+    def __init__(self) -> None:
+        self._opened = Opened(write=False)
 
     def set_up_planner(
         self, state_dict: dict[str, Any], storage_meta: Any = None, is_coordinator: bool = False
@@ -46,8 +50,8 @@ class Saving(SavePlanner):
         self._held = {name: held(name, tensor) for name, tensor in state_dict.items()}
 
     def create_local_plan(self) -> SavePlan:
-        """Everything that is here."""
-        return SavePlan([_write(name, one, box) for name, one in self._held.items() for box in one.boxes])
+        """Everything that is here, one tier after another."""
+        return SavePlan([_write(n, one, box) for n, one in _by_tier(self._held) for box in one.boxes])
 
     def create_global_plan(self, all_plans: list[SavePlan]) -> tuple[list[SavePlan], Metadata]:
         """What several ranks hold is written by the one with the least to write.
@@ -71,11 +75,19 @@ class Saving(SavePlanner):
 
     def resolve_data(self, write_item: WriteItem) -> Tensor:
         """The elements of a box."""
+        self._opened.enter(self._held[write_item.index.fqn].tier)
         return _find(self._held, write_item.index).data
+
+    def close(self) -> None:
+        """Let go of what was opened."""
+        self._opened.close()
 
 
 class Loading(LoadPlanner):
     """Plans that fill the boxes of this process from whatever slices there are."""
+
+    def __init__(self) -> None:
+        self._opened = Opened(write=True)
 
     def set_up_planner(
         self, state_dict: dict[str, Any], metadata: Metadata | None = None, is_coordinator: bool = False
@@ -88,10 +100,11 @@ class Loading(LoadPlanner):
     def create_local_plan(self) -> LoadPlan:
         """The parts of slices that lie in boxes of this process."""
         items: list[ReadItem] = []
-        for name, one in self._held.items():
+        for name, one in _by_tier(self._held):
             stored = self._metadata.state_dict_metadata[name]
             assert isinstance(stored, TensorStorageMetadata)
-            items += create_read_items_for_chunk_list(name, stored, [_chunk(box) for box in one.boxes])
+            wanted = create_read_items_for_chunk_list(name, stored, [_chunk(box) for box in one.boxes])
+            items += sorted(wanted, key=lambda item: item.storage_index.offset or ())
         return LoadPlan(items)
 
     def create_global_plan(self, global_plan: list[LoadPlan]) -> list[LoadPlan]:
@@ -104,6 +117,7 @@ class Loading(LoadPlanner):
 
     def resolve_tensor(self, read_item: ReadItem) -> Tensor:
         """Where the elements of an item go."""
+        self._opened.enter(self._held[read_item.dest_index.fqn].tier)
         target = _find(self._held, read_item.dest_index).data
         for dim, (offset, length) in enumerate(zip(read_item.dest_offsets, read_item.lengths, strict=True)):
             target = target.narrow(dim, offset, length)
@@ -115,6 +129,18 @@ class Loading(LoadPlanner):
     def load_bytes(self, read_item: ReadItem, value: Any) -> None:
         """There are only tensors."""
         raise CheckpointError(f"{read_item.dest_index.fqn}: only tensors can be loaded")
+
+    def close(self) -> None:
+        """Let go of what was opened, and so have it kept."""
+        self._opened.close()
+
+
+def _by_tier(all_held: dict[str, Held]) -> list[tuple[str, Held]]:
+    """What is in one tier together, so that each is opened once."""
+    order: dict[int, int] = {}
+    for one in all_held.values():
+        order.setdefault(id(one.tier), len(order))
+    return sorted(all_held.items(), key=lambda item: order[id(item[1].tier)])
 
 
 def _write(name: str, whole: Held, box: Box) -> WriteItem:

@@ -50,7 +50,7 @@ class Saver:
         self.group: dist.ProcessGroup | None = dist.new_group(backend="gloo") if many else None
         if self.group is None or dist.get_rank() == 0:
             sweep(folder)
-        self._running: tuple[int, Future[Path], Thread] | None = None
+        self._running: tuple[int, Future[Path], Thread | None] | None = None
 
     def start(self, step: int, tensors: Mapping[str, Leaf], run: Mapping[str, Any]) -> Outcome | None:
         """Copy this rank's part of the tensors and begin to write it; returns the outcome of the save before,
@@ -70,6 +70,11 @@ class Saver:
             else:
                 future.set_result(path)
 
+        if any(one.tier is not None for one in staged.values()):
+            # What a tier keeps is written from there, before the next step changes it: no second copy.
+            work()
+            self._running = step, future, None
+            return before
         # A daemon: a run that fails while a save waits for a lost rank has to be able to end.
         thread = Thread(target=work, name=f"checkpoint-{step}", daemon=True)
         thread.start()
@@ -94,6 +99,7 @@ class Saver:
         except CheckpointError as error:
             outcome = Outcome(step, None, error)
         # To its very end: an interpreter that exits while a daemon is in native code aborts the process.
-        thread.join()
+        if thread is not None:
+            thread.join()
         self._running = None
         return outcome

@@ -5,13 +5,19 @@ The names say nothing of ranks or of positions in an optimizer's groups, so any 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mainspring import parallel
 from mainspring.errors import CheckpointError
-from mainspring.nn.span import logical_shape, mark, span_of
-from mainspring.train.checkpoint.manifest import DTYPES, Manifest
+from mainspring.nn.span import Span, logical_shape, mark, span_of
+from mainspring.train.checkpoint.boxes import Held, Leaf, held_piece
+from mainspring.train.checkpoint.manifest import DTYPES, Entry, Manifest
+from mainspring.train.checkpoint.tiers import tiers
 
 MODEL = "model."
 OPTIMIZER = "optimizer."
@@ -21,12 +27,36 @@ COUNTERS = frozenset({"step", "mu_product", "mu", "eta"})
 """States of an optimizer that are one number for a parameter, whatever its shape."""
 
 
+def run_state(model: nn.Module, optimizer: Optimizer | None) -> dict[str, Leaf]:
+    """All that a checkpoint stores: `model_state`, and `optimizer_state` if there is an optimizer.
+
+    What an offloading tier keeps is not read before it is written.
+    """
+    away = tiers(model, optimizer)
+    result: dict[str, Leaf] = dict(model_state(model))
+    for tier in away:
+        for name, piece in zip(tier.shard.names, tier.shard.pieces, strict=True):
+            span = _span(piece)
+            result[MODEL + name] = held_piece(span, piece.dtype, partial(_same, piece), tier)
+    if optimizer is not None:
+        result |= optimizer_state(model, optimizer)
+        for tier in away:
+            for name, piece in zip(tier.shard.names, tier.shard.pieces, strict=True):
+                for key, value in optimizer.state.get(piece, {}).items():
+                    if isinstance(value, Tensor) and value.shape == piece.shape:
+                        read = partial(_value, optimizer, piece, key)
+                        result[f"{OPTIMIZER}{name}.{key}"] = held_piece(_span(piece), value.dtype, read, tier)
+    return result
+
+
 def model_state(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and persistent buffers under their logical names; a shared tensor once, under its first
     name. What of a parameter is only a piece is marked as that (`mainspring.nn.span`)."""
+    if parallel.shards(model):
+        return {MODEL + name: tensor for name, tensor in parallel.sharded_state(model).items()}
     named: dict[str, Tensor] = {}
     seen: set[int] = set()
-    for name, tensor in _tensors(model).items():
+    for name, tensor in model.state_dict(keep_vars=True).items():
         if id(tensor) not in seen:
             seen.add(id(tensor))
             named[MODEL + name] = _marked_as(tensor, tensor.detach())
@@ -37,7 +67,7 @@ def optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]
     """Tensors of the optimizer's state under their logical names; those of a piece are pieces as well."""
     return {
         f"{OPTIMIZER}{name}.{key}": _marked_as(parameter, value.detach())
-        for name, parameter in model.named_parameters()
+        for name, parameter in _parameters(model).items()
         for key, value in optimizer.state.get(parameter, {}).items()
         if isinstance(value, Tensor)
     }
@@ -45,26 +75,43 @@ def optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]
 
 def allocate_optimizer_state(model: nn.Module, optimizer: Optimizer, content: Manifest) -> None:
     """Give the optimizer the tensors that a checkpoint has values for, sharded as the parameters are."""
-    parameters = dict(model.named_parameters())
-    # torch keeps the step count of fused and capturable optimizers beside the parameter, else on the CPU.
-    fused = {p for g in optimizer.param_groups if g.get("fused") or g.get("capturable") for p in g["params"]}
+    parameters = _parameters(model)
+    wanted: dict[str, dict[str, Entry]] = {}
     for name, entry in content.tensors.items():
-        if not name.startswith(OPTIMIZER):
-            continue
-        owner, _, key = name.removeprefix(OPTIMIZER).rpartition(".")
-        if owner not in parameters:
-            raise CheckpointError(f"{name}: the checkpoint is of another model, which has this parameter")
-        parameter, dtype = parameters[owner], DTYPES[entry.dtype]
-        counter = not entry.shape and key in COUNTERS
+        if name.startswith(OPTIMIZER):
+            owner, _, key = name.removeprefix(OPTIMIZER).rpartition(".")
+            if owner not in parameters:
+                raise CheckpointError(f"{name}: the checkpoint is of another model, which has this parameter")
+            wanted.setdefault(owner, {})[key] = entry
+    for tier in tiers(model, optimizer):
+        with tier.opened(write=True):
+            for name, piece in zip(tier.shard.names, tier.shard.pieces, strict=True):
+                _allocate(piece, optimizer, wanted.pop(name, {}))
+    for name, entries in wanted.items():
+        _allocate(parameters[name], optimizer, entries)
+
+
+def _allocate(parameter: nn.Parameter, optimizer: Optimizer, entries: Mapping[str, Entry]) -> None:
+    for key, entry in entries.items():
+        dtype, counter = DTYPES[entry.dtype], not entry.shape and key in COUNTERS
         if tuple(logical_shape(parameter)) == entry.shape and not counter:
             value = torch.zeros_like(parameter, dtype=dtype, requires_grad=False)
         else:
-            device = parameter.device if parameter in fused else "cpu"
+            # torch keeps the step count of fused and capturable optimizers beside the parameter, else on the
+            # CPU.
+            device = parameter.device if _counts_beside(parameter, optimizer) else "cpu"
             value = torch.zeros(entry.shape, dtype=dtype, device=device)
         optimizer.state[parameter][key] = value
 
 
-def check_fit(state: dict[str, Tensor], content: Manifest) -> None:
+def _counts_beside(parameter: nn.Parameter, optimizer: Optimizer) -> bool:
+    return any(
+        (group.get("fused") or group.get("capturable")) and any(p is parameter for p in group["params"])
+        for group in optimizer.param_groups
+    )
+
+
+def check_fit(state: Mapping[str, Leaf], content: Manifest) -> None:
     """Compare names and shapes with those of a checkpoint.
 
     Raises:
@@ -73,9 +120,9 @@ def check_fit(state: dict[str, Tensor], content: Manifest) -> None:
     missing = sorted(set(state) - set(content.tensors))
     surplus = sorted(n for n in set(content.tensors) - set(state))
     shapes = [
-        f"{name}: checkpoint {list(content.tensors[name].shape)}, model {list(logical_shape(tensor))}"
+        f"{name}: checkpoint {list(content.tensors[name].shape)}, model {list(_shape(tensor))}"
         for name, tensor in sorted(state.items())
-        if name in content.tensors and content.tensors[name].shape != tuple(logical_shape(tensor))
+        if name in content.tensors and content.tensors[name].shape != tuple(_shape(tensor))
     ]
     faults = [
         f"{label}: {', '.join(names[:8])}{f' and {len(names) - 8} more' if len(names) > 8 else ''}"
@@ -90,16 +137,30 @@ def check_fit(state: dict[str, Tensor], content: Manifest) -> None:
         raise CheckpointError("the checkpoint is of another model: " + "; ".join(faults))
 
 
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    """What `model.state_dict` would name, which refuses where parameters are pieces."""
-    if all(span_of(p) is None for p in model.parameters()):
-        return dict(model.state_dict(keep_vars=True))
-    found: dict[str, Tensor] = {}
-    for prefix, module in model.named_modules(remove_duplicate=False):
-        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-            if tensor is not None and name not in module._non_persistent_buffers_set:
-                found[f"{prefix}.{name}" if prefix else name] = tensor
-    return found
+def _shape(leaf: Leaf) -> torch.Size:
+    return leaf.shape if isinstance(leaf, Held) else logical_shape(leaf)
+
+
+def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What an optimizer holds, by name."""
+    if found := parallel.shards(model):
+        return {n: p for shard in found for n, p in zip(shard.names, shard.pieces, strict=True)}
+    return dict(model.named_parameters())
+
+
+def _span(piece: Tensor) -> Span:
+    span = span_of(piece)
+    assert span is not None
+    return span
+
+
+def _same(piece: Tensor) -> Tensor:
+    return piece
+
+
+def _value(optimizer: Optimizer, piece: nn.Parameter, key: str) -> Tensor:
+    value: Tensor = optimizer.state[piece][key]
+    return value
 
 
 def _marked_as(parameter: Tensor, value: Tensor) -> Tensor:

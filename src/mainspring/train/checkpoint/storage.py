@@ -10,6 +10,7 @@ import dataclasses
 import os
 import shutil
 from collections.abc import Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -148,11 +149,9 @@ class Reader(StorageReader):
         return plans
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
-        """Copy the parts that this rank needs into its tensors; each slice is read once."""
-        wanted: dict[MetadataIndex, list[Any]] = {}
-        for item in plan.items:
-            wanted.setdefault(item.storage_index, []).append(item)
-        for index, items in wanted.items():
+        """Copy the parts that this rank needs into its tensors; items of a slice that follow each other
+        share a read."""
+        for index, items in groupby(plan.items, key=lambda item: item.storage_index):
             entry = self.manifest.tensors[index.fqn]
             source = shards.read(self.source, _find(entry, index), entry.dtype)
             for item in items:
