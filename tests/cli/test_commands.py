@@ -10,8 +10,8 @@ import pytest
 from mainspring.cli.data import named_sources
 from mainspring.evaluate.probe import verify
 from mainspring.infer import Engine
-from mainspring.recipes.exchange import checkpoint_of
 from mainspring.train.checkpoint import load_model_state
+from mainspring.train.source import checkpoint_of
 from support.tiny_run import build_data, overrides
 
 from .conftest import Command

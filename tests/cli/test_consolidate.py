@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from mainspring.config import to_toml
-from mainspring.recipes.exchange import checkpoint_of
 from mainspring.train.checkpoint import load_model_state
 from mainspring.train.run import Run
+from mainspring.train.source import checkpoint_of
 
 from .conftest import Command
 

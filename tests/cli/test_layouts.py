@@ -11,11 +11,11 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import BertConfig, BertModel
 
 from mainspring.models import remote
-from mainspring.recipes.exchange import checkpoint_of
 from mainspring.text.tokenizer import Tokenizer
 from mainspring.text.train import train_tokenizer
 from mainspring.train.checkpoint import load_model_state
 from mainspring.train.run import Run
+from mainspring.train.source import checkpoint_of
 from support.tiny_run import build_data
 
 from .conftest import Command

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from mainspring.recipes import load
+from mainspring.train.checkpoint import load_model_state
+from mainspring.train.source import checkpoint_of
 from support.tiny_run import overrides
 
 from .conftest import Command
@@ -60,6 +63,24 @@ def test_resume_goes_on_under_new_settings_and_fresh_begins_anew(
     assert steps_of(run) == [1, 2, 3, 4]
     assert (run / "mine.txt").read_text() == "kept"
     assert command("train", run).code == 0
+
+
+def test_a_run_begins_with_the_weights_of_another(
+    command: Command, data: Path, run_dir: Path, tmp_path: Path
+) -> None:
+    wanted = overrides(data, steps=1, seed=9)
+    assert command("train", "gpt2-tiny", *wanted, "--from", run_dir, "--to", tmp_path / "further").code == 0
+    assert command("train", "gpt2-tiny", *wanted, "--to", tmp_path / "anew").code == 0
+    recipe = load(tmp_path / "further")
+    assert recipe.train.init_from == str(run_dir)
+    state, further, anew = (
+        load_model_state(checkpoint_of(run)[1])["layers.0.feed_forward.up.weight"]
+        for run in (run_dir, tmp_path / "further", tmp_path / "anew")
+    )
+    # One step moves a weight by about the learning rate at most.
+    assert (further - state).abs().max() < 0.01 < (anew - state).abs().max()
+    outcome = command("train", "gpt2-tiny", *wanted, "--from", tmp_path / "none", "--to", tmp_path / "no")
+    assert outcome.code == 2 and "train.init_from" in outcome.err and "mainspring import" in outcome.err
 
 
 def test_resume_and_fresh_exclude_each_other(command: Command) -> None:

@@ -83,7 +83,7 @@ def _masked(path: Path, data: TokenData, seq_len: int, max_tokens: int, as_json:
     from dataclasses import asdict
 
     from mainspring.evaluate.objective import score_run
-    from mainspring.recipes.exchange import checkpoint_of
+    from mainspring.train.source import checkpoint_of
 
     run, checkpoint = checkpoint_of(path)
     score = score_run(run, checkpoint, data=data, seq_len=seq_len, max_tokens=max_tokens)

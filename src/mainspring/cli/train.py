@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -31,6 +32,14 @@ def train(
             min=1, help="Data ranks to start on this machine: the same as plan.data=N.", show_default=False
         ),
     ] = None,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Begin with the weights of a run, a checkpoint or an exported model: train.init_from.",
+            show_default=False,
+        ),
+    ] = None,
     resume: Annotated[
         bool,
         typer.Option(
@@ -55,7 +64,10 @@ def train(
 
     if resume and fresh:
         raise UsageError("--resume and --fresh exclude each other: go on with the run, or begin anew")
-    asked = load(recipe, [*(overrides or ()), *([f"plan.data={nproc}"] if nproc else [])])
+    given = [f"plan.data={nproc}"] if nproc else []
+    if init_from is not None:
+        given.append(f"train.init_from={json.dumps(str(init_from))}")
+    asked = load(recipe, [*(overrides or ()), *given])
     named = Path(recipe)
     run = Run(out or (named if (named / "recipe.toml").is_file() else Path("runs") / asked.name))
     if "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("WORLD_SIZE", "1")) > 1:

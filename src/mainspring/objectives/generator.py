@@ -85,6 +85,11 @@ class Difference(nn.Embedding):
         self._base = (base,)  # in a tuple: the base is no child of this module
         declare(self, Initial(0.0))
 
+    @property
+    def base(self) -> nn.Embedding:
+        """The table that it differs from."""
+        return self._base[0]
+
     def forward(self, input: Tensor) -> Tensor:
         """Rows of the sum: input [...] -> [..., width]."""
         return F.embedding(input, self._base[0].weight.detach()) + F.embedding(input, self.weight)

@@ -11,12 +11,12 @@ from mainspring.errors import UsageError
 from mainspring.models import resolve
 from mainspring.nn import Transformer
 from mainspring.objectives import Vocabulary
-from mainspring.recipes.exchange import checkpoint_of
 from mainspring.text.tokenizer import Tokenizer
 from mainspring.train.checkpoint.consolidate import FILE_BYTES, consolidate
 from mainspring.train.checkpoint.manifest import NAME, Manifest
 from mainspring.train.checkpoint.state import MODEL, model_state
 from mainspring.train.run import Run
+from mainspring.train.source import checkpoint_of
 
 
 def consolidate_run(

@@ -16,10 +16,11 @@ from mainspring.objectives import Vocabulary, network_state
 from mainspring.objectives import build as build_objective
 from mainspring.objectives.config import CausalConfig, MaskedConfig, ObjectiveConfig
 from mainspring.text.tokenizer import Tokenizer
-from mainspring.train.checkpoint import latest, load_model_state, save
+from mainspring.train.checkpoint import load_model_state, save
 from mainspring.train.checkpoint.state import MODEL
 from mainspring.train.recipe import Recipe, TrainConfig
 from mainspring.train.run import Run
+from mainspring.train.source import checkpoint_of
 
 
 def export_run(
@@ -96,26 +97,3 @@ def import_run(path: str | Path, to: str | Path, *, data: str, family: str | Non
 
 def _usual(family: str) -> ObjectiveConfig:
     return CausalConfig() if FAMILIES[family].causal else MaskedConfig()
-
-
-def checkpoint_of(path: str | Path) -> tuple[Run, Path]:
-    """The run and the checkpoint that a path means: a run's newest, or the one named.
-
-    Raises:
-        UsageError: it is neither, or there is no checkpoint yet.
-    """
-    place = Path(path)
-    if (place / "recipe.toml").is_file():
-        newest = latest(Run(place).checkpoints)
-        if newest is None:
-            raise UsageError(
-                f"{place}: the run has no complete checkpoint yet; train it first: mainspring train {place}"
-            )
-        return Run(place), newest
-    inside = Run(place.resolve().parent.parent)
-    if place.is_dir() and inside.recipe.is_file():
-        return inside, place
-    raise UsageError(
-        f"{place}: neither a run (a directory with recipe.toml) nor a checkpoint of one "
-        "(RUN/checkpoints/step-...)"
-    )

@@ -20,6 +20,7 @@ from mainspring.planner.memory import available_memory
 from mainspring.planner.units import duration
 from mainspring.train.feed import rows_of_run
 from mainspring.train.recipe import Recipe
+from mainspring.train.source import check_source
 
 _DEFAULT_VOCABULARY = 50257
 
@@ -113,6 +114,8 @@ def check(recipe: Recipe) -> None:
     build_objective(recipe.objective, Vocabulary.of_tokenizer(data.tokenizer))
     resolve(recipe.model, data.vocab_size)
     rows_of_run(recipe, data)
+    if recipe.train.init_from is not None:
+        check_source(recipe.train.init_from)
     here = Machine(  # no rate matters here, and measuring takes time
         flops_fp32=1.0,
         flops_bf16=1.0,

@@ -30,6 +30,9 @@ class TrainConfig(Section):
     """Number format of the computation; parameters and optimizer states stay in fp32."""
     seed: int = Field(0, ge=0)
     """Seed of initialisation, order of samples, masking and dropout."""
+    init_from: str | None = None
+    """Begin with the weights of a run, a checkpoint or an exported model of the same layers; a head of
+    another kind is drawn anew. Its tokenizer has to be the data's."""
     checkpoint_every: int = Field(100, ge=0)
     """Steps between checkpoints; 0: only at the end."""
     keep: int = Field(2, ge=0)

@@ -14,12 +14,15 @@ from torch.optim import Optimizer
 from mainspring import models, objectives, optim, parallel, planner
 from mainspring.config import parse
 from mainspring.data.dataset import TokenData
+from mainspring.errors import DataError
 from mainspring.nn import Transformer, TransformerConfig, initialize
 from mainspring.objectives import Evolves, Objective, Vocabulary
 from mainspring.objectives.config import predicted_share
 from mainspring.parallel import World, build_mesh
 from mainspring.planner import Batch, Estimate, Machine
+from mainspring.train.begin import begin_from
 from mainspring.train.recipe import Recipe
+from mainspring.train.source import Weights, read_weights
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Setup:
     optimizer: Optimizer
     machine: Machine
     estimate: Estimate
+    drawn: tuple[str, ...] = ()
+    """Parameters of a head that `train.init_from` did not have."""
 
     @property
     def peak_flops(self) -> float:
@@ -51,7 +56,14 @@ class Setup:
         }
 
 
-def prepare(recipe: Recipe, world: World, *, machine: Machine | None = None, micro_rows: int = 0) -> Setup:
+def prepare(
+    recipe: Recipe,
+    world: World,
+    *,
+    machine: Machine | None = None,
+    micro_rows: int = 0,
+    resumes: bool = False,
+) -> Setup:
     """Build everything; every rank calls it.
 
     Args:
@@ -60,6 +72,7 @@ def prepare(recipe: Recipe, world: World, *, machine: Machine | None = None, mic
         machine: what it can do (None: rank 0 measures it, in about a second).
         micro_rows: cut the batch into micro-batches of so many rows, as before an interruption, where that is
             possible (0: what fits best). The same cut gives the same sums to the last bit.
+        resumes: a checkpoint is loaded next, so nothing is read from `train.init_from`.
 
     Raises:
         UsageError: the recipe cannot be carried out: data, batch, plan or memory do not fit.
@@ -80,9 +93,22 @@ def prepare(recipe: Recipe, world: World, *, machine: Machine | None = None, mic
     )
     if micro_rows and batch.rows_per_rank % micro_rows == 0:
         batch = batch.replace(micro_rows=micro_rows, accumulation=batch.rows_per_rank // micro_rows)
-    model = _model(recipe, config, objective, world)
+    weights = None if resumes else _weights(recipe, data)
+    model, drawn = _model(recipe, config, objective, world, weights)
     optimizer = optim.build(model, recipe.optim)
-    return Setup(recipe, data, config, objective, batch, model, optimizer, machine, estimate)
+    return Setup(recipe, data, config, objective, batch, model, optimizer, machine, estimate, drawn)
+
+
+def _weights(recipe: Recipe, data: TokenData) -> Weights | None:
+    if recipe.train.init_from is None:
+        return None
+    weights = read_weights(recipe.train.init_from)
+    if weights.tokenizer_hash not in (None, data.tokenizer.hash):
+        raise DataError(
+            f"train.init_from = {recipe.train.init_from!r} has another tokenizer than data.path = "
+            f"{recipe.data.path!r}: build the data with --tokenizer and the tokenizer.json there"
+        )
+    return weights
 
 
 def _measure(recipe: Recipe, world: World) -> Machine:
@@ -100,16 +126,22 @@ def _predicted(recipe: Recipe) -> float:
     return predicted_share(recipe.objective)
 
 
-def _model(recipe: Recipe, config: TransformerConfig, objective: Objective, world: World) -> nn.Module:
+def _model(
+    recipe: Recipe, config: TransformerConfig, objective: Objective, world: World, weights: Weights | None
+) -> tuple[nn.Module, tuple[str, ...]]:
     with torch.device("meta"):
         model = objectives.assemble(objective, Transformer(config))
     mesh = build_mesh(recipe.plan, world.device.type)
     parallel.apply(model, recipe.plan, mesh=mesh, precision=recipe.train.precision, reduce="sum")
-    parallel.materialize(model, world.device, lambda m: _initialize(m, objective, recipe.train.seed))
-    return model
+    drawn: tuple[str, ...] = ()
 
+    def begin(module: nn.Module) -> None:
+        nonlocal drawn
+        initialize(module, recipe.train.seed)
+        if weights is not None:
+            drawn = begin_from(module, config, weights)
+        if isinstance(objective, Evolves):
+            objective.start(module)
 
-def _initialize(model: nn.Module, objective: Objective, seed: int) -> None:
-    initialize(model, seed)
-    if isinstance(objective, Evolves):
-        objective.start(model)
+    parallel.materialize(model, world.device, begin)
+    return model, drawn

@@ -25,6 +25,7 @@ from mainspring.planner import Machine
 from mainspring.train import checkpoint, events, holdout, nonfinite, resume
 from mainspring.train.feed import Feed
 from mainspring.train.memory import peak_memory
+from mainspring.train.process import age
 from mainspring.train.recipe import Recipe
 from mainspring.train.run import Run
 from mainspring.train.setup import Setup, prepare
@@ -115,6 +116,7 @@ class Trainer:
                     self.world,
                     machine=self._machine,
                     micro_rows=resume.micro_rows(before, self.world.size) if before else 0,
+                    resumes=before is not None,
                 )
                 if before:
                     self._resume(setup, saver, before)
@@ -164,14 +166,21 @@ class Trainer:
             )
         )
 
+        if setup.drawn:
+            names = ", ".join(setup.drawn)
+            self._tell(events.Warned(self._step, f"{train.init_from} has no such head; drawn anew: {names}"))
+
     def _loop(self, setup: Setup, saver: checkpoint.Saver, stop: StopRequest) -> bool:
         """Do the steps that are left; True if a signal ended it before the last."""
         train = self.recipe.train
         feed = Feed(self.recipe, setup.data, setup.objective, setup.batch, self.world.rank)
         step = Step(setup.model, setup.objective, self.recipe.optim.clip, self.world.device)
         setup.model.train()
+        begun_at, memory = self._step, peak_memory(self.world.device)
         while self._step < train.steps:
             outcome = self._advance(setup, feed, step, stop)
+            if self._step == begun_at + 1:
+                self._tell(events.FirstStep(self._step, seconds=age(), start_memory_bytes=memory))
             last = self._step == train.steps
             if train.eval_every and (last or self._step % train.eval_every == 0):
                 self._evaluate(setup)
@@ -269,9 +278,8 @@ class Trainer:
         else:
             self._tell(score)
 
-    def _tensors(self, setup: Setup) -> dict[str, torch.Tensor]:
-        state = checkpoint.model_state(setup.model)
-        return state | checkpoint.optimizer_state(setup.model, setup.optimizer)
+    def _tensors(self, setup: Setup) -> dict[str, checkpoint.Leaf]:
+        return checkpoint.run_state(setup.model, setup.optimizer)
 
     def _state(self, setup: Setup) -> Mapping[str, Any]:
         return {

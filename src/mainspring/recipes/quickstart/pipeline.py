@@ -21,7 +21,6 @@ from mainspring.infer.options import GenerateOptions
 from mainspring.models import resolve
 from mainspring.recipes.catalogue import load
 from mainspring.recipes.differences import differences
-from mainspring.recipes.exchange import checkpoint_of
 from mainspring.recipes.forecast import forecast
 from mainspring.recipes.quickstart import news
 from mainspring.recipes.quickstart.corpus import Corpus, prepare
@@ -32,6 +31,7 @@ from mainspring.train.launch import launch
 from mainspring.train.recipe import Recipe
 from mainspring.train.run import Run
 from mainspring.train.sinks import read
+from mainspring.train.source import checkpoint_of
 
 PROMPTS = (
     "Return a new array of the given shape and type,",

@@ -24,6 +24,8 @@ class RunFacts:
     recipe_toml: str
     started: Values | None
     """The last `run_started` event: parameters, batch, device."""
+    begun: Values | None
+    """The last `first_step` event: how long the start took, and its peak memory."""
     steps: list[Values]
     """`step_done` events in order."""
     evaluated: list[Values]
@@ -90,6 +92,7 @@ def gather(run_dir: str | Path) -> RunFacts:
         recipe=run.read_recipe(),
         recipe_toml=run.recipe.read_text(encoding="utf-8"),
         started=next(iter(reversed(named("run_started"))), None),
+        begun=next(iter(reversed(named("first_step"))), None),
         steps=steps,
         evaluated=named("evaluated"),
         ended=next(iter(reversed(named("run_ended"))), None),

@@ -175,6 +175,9 @@ def _plan(facts: RunFacts) -> str:
     done = facts.steps[-1]["step"] if facts.steps else 0
     if done:
         compare(f"All {done:,} steps", "all steps", a_step * done, facts.seconds or None, duration)
+    if facts.begun:
+        rows.append(["From the process's start to its first step", "-", duration(facts.begun["seconds"]), "-"])
+        rows.append(["Memory before that step", "-", size(facts.begun["start_memory_bytes"]), "-"])
     kinds = expected["bytes_by_kind"]
     most = max(kinds.values())
     by_kind = _bars((kind, n / most, size(n), "") for kind, n in kinds.items() if n)

@@ -1,0 +1,38 @@
+"""Giving a parameter its values, however it is spread over ranks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+from mainspring.nn.span import logical_shape, span_of
+
+
+@torch.no_grad()
+def assign(parameter: Tensor, whole: Tensor) -> None:
+    """Copy into a parameter, or this rank's part of it, the values of the whole, of the same logical shape.
+
+    Args:
+        parameter: plain, a piece of a flat shard (`mainspring.nn.span`), or a DTensor.
+        whole: all its values, on any device.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if logical_shape(parameter) != whole.shape:
+        raise ValueError(f"values of shape {list(whole.shape)} for {list(logical_shape(parameter))}")
+    span = span_of(parameter)
+    if span is not None:
+        parameter.copy_(whole.reshape(-1)[span.start : span.stop])
+        return
+    if not isinstance(parameter, DTensor):
+        parameter.copy_(whole)
+        return
+    shape, offset = compute_local_shape_and_global_offset(
+        parameter.shape, parameter.device_mesh, parameter.placements
+    )
+    for dim, (start, length) in enumerate(zip(offset, shape, strict=True)):
+        whole = whole.narrow(dim, min(start, whole.shape[dim]), length)
+    parameter.to_local().copy_(whole)
