@@ -32,6 +32,7 @@ from mainspring.parallel.zero.optimizers import cast_gradients, watch_steps
 from mainspring.parallel.zero.placement import Placement, Resident, Shard
 from mainspring.parallel.zero.reduce import Reducer
 from mainspring.parallel.zero.state import guard
+from mainspring.parallel.zero.region import zeros
 from mainspring.parallel.zero.unit import Row, Slot, Unit, find_units, give_pieces, put, trainable_rows
 
 
@@ -163,7 +164,7 @@ class Flat(Strategy):
                     if whole:
                         self._fill_whole(row, init)
                     else:
-                        self._give(row, torch.zeros(row.layout.part, dtype=row.shard.dtype, device=device))
+                        self._give(row, zeros(row.layout.part, row.shard.dtype, device))
                     if not (resident or whole):
                         init(self.model)  # the rest is on meta, where nothing happens
                         self._ready(row)

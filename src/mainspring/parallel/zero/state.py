@@ -36,26 +36,33 @@ def sharded_state(engine: Flat) -> dict[str, Tensor]:
         for slot, span in zip(row.slots, row.shard.spans, strict=True):
             found[slot.name] = piece = slot.piece.detach()
             mark(piece, span)
-    return found | dict(_buffers(engine.model))
+    for prefix, module in engine.model.named_modules():
+        for leaf, buffer in _kept_buffers(module):
+            found[f"{prefix}.{leaf}" if prefix else leaf] = buffer
+    return found
 
 
 @torch.no_grad()
 def full_state(engine: Flat, rank0_only: bool = True) -> dict[str, Tensor]:
     """All tensors, whole, on the CPU, gathered row by row; with `rank0_only` {} on other ranks."""
     keep = engine.rank == 0 or not rank0_only
-    found: dict[str, Tensor] = {}
+    found: dict[int, Tensor] = {}
     for row in _rows(engine):
         whole = _gather(engine, row)
         for slot in row.slots if keep else ():
-            found[slot.name] = row.view(whole, slot).to("cpu", copy=True)
+            found[id(slot.piece)] = row.view(whole, slot).to("cpu", copy=True)
     if not keep:
         return {}
-    prefixes = {id(module): f"{name}." if name else "" for name, module in engine.model.named_modules()}
-    for row in _rows(engine):
-        for slot in row.slots:
-            for module, leaf in slot.places:
-                found[prefixes[id(module)] + leaf] = found[slot.name]
-    return found | {name: buffer.to("cpu", copy=True) for name, buffer in _buffers(engine.model)}
+    engine.settle()  # so that the model shows its pieces
+    state: dict[str, Tensor] = {}
+    for prefix, module in engine.model.named_modules():
+        dot = f"{prefix}." if prefix else ""
+        for leaf, parameter in module._parameters.items():
+            if parameter is not None:
+                state[dot + leaf] = found[id(parameter)]
+        for leaf, buffer in _kept_buffers(module):
+            state[dot + leaf] = buffer.to("cpu", copy=True)
+    return state
 
 
 def guard(engine: Flat) -> None:
@@ -142,8 +149,7 @@ def _rows(engine: Flat) -> Iterator[Row]:
         yield from unit.rows
 
 
-def _buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    for prefix, module in model.named_modules():
-        for leaf, buffer in module._buffers.items():
-            if buffer is not None and leaf not in module._non_persistent_buffers_set:
-                yield f"{prefix}.{leaf}" if prefix else leaf, buffer.detach()
+def _kept_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for leaf, buffer in module._buffers.items():
+        if buffer is not None and leaf not in module._non_persistent_buffers_set:
+            yield leaf, buffer.detach()
