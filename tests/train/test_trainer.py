@@ -74,6 +74,9 @@ def test_events_tell_rate_norm_time_and_memory(data: Path, tmp_path: Path) -> No
     assert steps[-1].eta_seconds == 0 and steps[0].eta_seconds > 0
     assert (end.status, end.loss) == ("finished", steps[-1].loss)
     assert [e.step for e in told if isinstance(e, ev.CheckpointSaved)] == [2, 4, 6]
+    (first,) = (e for e in told if isinstance(e, ev.FirstStep))
+    assert first.step == 1 and first.seconds > steps[0].seconds
+    assert 2**20 < first.start_memory_bytes <= steps[-1].memory_bytes
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

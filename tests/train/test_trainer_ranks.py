@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import torch.distributed as dist
 
 from mainspring.errors import NonFiniteError
 from mainspring.train import checkpoint as ck
@@ -35,22 +37,60 @@ def close(a: Curve, b: Curve) -> None:
         assert b[step][1] == pytest.approx(norm, abs=1e-4), f"norm of step {step}"
 
 
+Job = tuple[str, str, dict[str, Any]]
+"""Folder of a run, the run whose copy it goes on from (or ""), and changes of the recipe."""
+
+
+def several(rank: int, world: int, data: str, place: str, jobs: list[Job]) -> dict[str, Curve]:
+    """Runs one after another on the same ranks."""
+    curves = {}
+    for folder, source, changes in jobs:
+        if source and rank == 0:
+            shutil.copytree(Path(place) / source, Path(place) / folder)
+        dist.barrier()
+        curves[folder] = train(rank, world, data, str(Path(place) / folder), changes)
+    return curves
+
+
 def test_a_run_is_the_same_over_any_ranks_and_goes_on_over_any_other(data: Path, tmp_path: Path) -> None:
-    half = {"train__steps": 6, "optim__schedule": {"kind": "constant"}}
-    alone = train(0, 1, str(data), str(tmp_path / "one"), half)
-    begun = {**half, "train__steps": 3, "plan__zero": 2}
-    first = run_ranks(train, 2, str(data), str(tmp_path / "two"), begun)[0]
-    # 2 -> 1, 2 -> 4 and 2 -> 2 ranks, each under another plan.
-    for world, zero in ((1, 0), (4, 3), (2, 1)):
-        folder = tmp_path / f"on-{world}"
-        shutil.copytree(tmp_path / "two", folder)
-        changes = {**half, "plan__zero": zero}
-        if world == 1:
-            rest = train(0, 1, str(data), str(folder), changes)
-        else:
-            rest = run_ranks(train, world, str(data), str(folder), changes)[0]
-        assert list(rest) == [4, 5, 6]
-        close(alone, first | rest)
+    """Flat shards, FSDP2 and whole states, each from each."""
+    full = {"train__steps": 6, "optim__schedule": {"kind": "constant"}}
+    half = {**full, "train__steps": 3}
+    old = {"plan__backend": "fsdp2"}
+    alone = train(0, 1, str(data), str(tmp_path / "alone"), full)
+    jobs = [
+        ("flat", "", {**half, "plan__zero": 2}),
+        ("fsdp2", "", {**half, **old, "plan__zero": 3}),
+        ("flat-flat", "flat", {**full, "plan__zero": 1}),
+        ("flat-fsdp2", "flat", {**full, **old, "plan__zero": 1}),
+        ("fsdp2-flat", "fsdp2", {**full, "plan__zero": 3}),
+        ("flat-whole", "flat", {**full, "plan__zero": 0}),
+    ]
+    curves = run_ranks(several, 2, str(data), str(tmp_path), jobs)[0]
+    close({k: v for k, v in alone.items() if k <= 3}, curves["fsdp2"])
+    # 2 -> 1 and 2 -> 4 -> 1 ranks.
+    shutil.copytree(tmp_path / "flat", tmp_path / "flat-1")
+    curves["flat-1"] = train(0, 1, str(data), str(tmp_path / "flat-1"), full)
+    five = {**full, "train__steps": 5, "plan__zero": 3}
+    shutil.copytree(tmp_path / "flat", tmp_path / "flat-4")
+    curves["flat-4"] = run_ranks(train, 4, str(data), str(tmp_path / "flat-4"), five)[0]
+    curves["flat-4"] |= train(0, 1, str(data), str(tmp_path / "flat-4"), full)
+    for name, rest in curves.items():
+        if name not in ("flat", "fsdp2"):
+            assert list(rest) == [4, 5, 6], name
+            close(alone, curves["flat"] | rest)
+
+
+@pytest.mark.parametrize("zero", [1, 2, 3])
+def test_flat_shards_resume_to_the_bit(data: Path, tmp_path: Path, zero: int) -> None:
+    same = {"train__steps": 5, "optim__schedule": {"kind": "constant"}, "plan__zero": zero}
+    same |= {"train__precision": "bf16" if zero == 2 else "fp32"}
+    jobs = [("whole", "", same), ("part", "", {**same, "train__steps": 3}), ("rest", "part", same)]
+    curves = run_ranks(several, 2, str(data), str(tmp_path), jobs)[0]
+    assert curves["part"] | curves["rest"] == curves["whole"] and list(curves["rest"]) == [4, 5]
+    ends = [ck.load_model_state(tmp_path / run / "checkpoints/step-00000005") for run in ("whole", "rest")]
+    for name, value in ends[0].items():
+        assert torch.equal(value, ends[1][name]), name
 
 
 def test_masking_does_not_depend_on_ranks(tmp_path: Path) -> None:
@@ -80,10 +120,8 @@ def test_held_out_score_does_not_depend_on_ranks(data: Path, tmp_path: Path) -> 
     assert spread[0] == pytest.approx(loss, abs=1e-5) and spread[1:] == (tokens, size)
 
 
-def poisoned(rank: int, world: int, data: str, run: str) -> str:
-    """Rank 1's shard of a weight gets an infinity; every rank has to say so."""
-    import torch
-
+def poisoned(rank: int, world: int, data: str, run: str, value: float) -> str:
+    """Rank 1's piece of a weight gets a value; every rank has to say what came of it."""
     from mainspring.parallel import World
     from mainspring.train import Trainer
     from train.tiny import MACHINE
@@ -97,7 +135,7 @@ def poisoned(rank: int, world: int, data: str, run: str) -> str:
             if isinstance(event, StepDone) and event.step == 3 and rank == 1:
                 weight = dict(trainer.setup.model.named_parameters())["layers.1.feed_forward.up.weight"]
                 with torch.no_grad():
-                    weight[0] = float("inf")  # of the piece that is here
+                    weight[0] = value  # of the piece that is here
 
         trainer._sinks.append(poison)
         try:
@@ -107,8 +145,16 @@ def poisoned(rank: int, world: int, data: str, run: str) -> str:
     return "no error"
 
 
-def test_every_rank_names_the_same_culprit(data: Path, tmp_path: Path) -> None:
-    said = run_ranks(poisoned, 2, str(data), str(tmp_path))
-    assert said[0] == said[1]
-    assert "parameter 'weight' of module 'layers.1.feed_forward.up'" in said[0] and "(rank 1)" in said[0]
+@pytest.mark.parametrize(
+    ("value", "culprit"),
+    [
+        (float("inf"), "parameter 'weight' of module 'layers.1.feed_forward.up'"),
+        (3e38, "output of module 'layers.1.feed_forward.up'"),
+    ],
+)
+def test_every_rank_names_the_same_culprit(data: Path, tmp_path: Path, value: float, culprit: str) -> None:
+    said = run_ranks(poisoned, 2, str(data), str(tmp_path), value)
+    assert said[0] == said[1] and culprit in said[0]
+    if value == float("inf"):
+        assert "(rank 1)" in said[0] and "shape [32, 16]" in said[0]
     assert ck.latest(tmp_path / "checkpoints") == tmp_path / "checkpoints" / "step-00000002"

@@ -44,6 +44,16 @@ class RunStarted(Event):
 
 
 @dataclass(frozen=True)
+class FirstStep(Event):
+    """The first step since the run was started or taken up again is done."""
+
+    seconds: float
+    """Since the process was started: imports, data, model, checkpoint and the step itself."""
+    start_memory_bytes: int
+    """Peak memory of this process, or of its accelerator, before the step began."""
+
+
+@dataclass(frozen=True)
 class StepDone(Event):
     """An optimizer step; `step` counts it."""
 

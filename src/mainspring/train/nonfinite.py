@@ -17,6 +17,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from mainspring.nn.span import logical_shape
+from mainspring.train.checkpoint.tiers import tiers
+
 
 @dataclass
 class Trace:
@@ -55,10 +58,18 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def _parameters(model: nn.Module) -> Iterator[str]:
-    for name, parameter in model.named_parameters():
+    for tier in tiers(model, None):
+        with tier.opened(write=False):
+            yield from _poisoned(model, zip(tier.shard.names, tier.shard.pieces, strict=True))
+    if not tiers(model, None):
+        yield from _poisoned(model, model.named_parameters())
+
+
+def _poisoned(model: nn.Module, named: Iterable[tuple[str, Tensor]]) -> Iterator[str]:
+    for name, parameter in named:
         if not is_finite(parameter):
             module, _, leaf = name.rpartition(".")
-            yield f"parameter {leaf!r} of module {_spell(model, module)}: {_count(parameter)}"
+            yield f"parameter {leaf!r} of module {_spell(model, module)}: {_count(parameter, parameter)}"
 
 
 def _gradients(model: nn.Module) -> Iterator[str]:
@@ -66,7 +77,7 @@ def _gradients(model: nn.Module) -> Iterator[str]:
         if parameter.grad is not None and not is_finite(parameter.grad):
             module, _, leaf = name.rpartition(".")
             place = f"parameter {leaf!r} of module {_spell(model, module)}"
-            yield f"gradient of {place}: {_count(parameter.grad)}"
+            yield f"gradient of {place}: {_count(parameter.grad, parameter)}"
 
 
 @contextmanager
@@ -116,10 +127,12 @@ def _spell(model: nn.Module, name: str) -> str:
     return f"{name!r} ({kind})" if name else f"the model ({kind})"
 
 
-def _count(tensor: Tensor) -> str:
+def _count(tensor: Tensor, owner: Tensor | None = None) -> str:
+    """How much is amiss in what is here of a tensor, which has the shape of `owner`."""
     local = (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()
+    shape = list(logical_shape(tensor if owner is None else owner))
     nan, infinite = int(local.isnan().sum()), int(local.isinf().sum())
-    return f"{nan} NaN and {infinite} infinite of {local.numel()} elements, shape {list(tensor.shape)}"
+    return f"{nan} NaN and {infinite} infinite of {local.numel()} elements, shape {shape}"
 
 
 def _first(found: Iterable[str]) -> str:

@@ -133,9 +133,10 @@ class Step:
     def _passes(self, views: Views) -> Sequence[Callable[[], dict[str, Loss]]]:
         """What goes backward one after another.
 
-        Under ZeRO 1 all goes at once, with the same gradients: where FSDP2 adds up gradients without reducing
-        them, it wants every unit to have been gathered before the first backward.
+        Under FSDP2's ZeRO 1 all goes at once, with the same gradients: where it adds up gradients without
+        reducing them, it wants every unit to have been gathered before the first backward.
         """
-        if strategy_of(self.model).plan.zero == 1:
+        plan = strategy_of(self.model).plan
+        if plan.zero == 1 and plan.backend == "fsdp2":
             return [lambda: self.objective.loss(self.model, views)]
         return passes(self.objective, self.model, views)

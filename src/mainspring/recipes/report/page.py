@@ -176,7 +176,9 @@ def _plan(facts: RunFacts) -> str:
     if done:
         compare(f"All {done:,} steps", "all steps", a_step * done, facts.seconds or None, duration)
     if facts.begun:
-        rows.append(["From the process's start to its first step", "-", duration(facts.begun["seconds"]), "-"])
+        rows.append(
+            ["From the process's start to its first step", "-", duration(facts.begun["seconds"]), "-"]
+        )
         rows.append(["Memory before that step", "-", size(facts.begun["start_memory_bytes"]), "-"])
     kinds = expected["bytes_by_kind"]
     most = max(kinds.values())
