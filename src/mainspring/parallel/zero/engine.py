@@ -28,11 +28,12 @@ from mainspring.parallel.precision import COMPUTE, Autocast, Precision
 from mainspring.parallel.strategy import Strategy, on_meta
 from mainspring.parallel.zero.gather import Gatherer, free_rows
 from mainspring.parallel.zero.nested import map_tensors, tensors_of
-from mainspring.parallel.zero.optimizers import cast_gradients, watch_steps
+from mainspring.parallel.zero.optimizers import cast_gradients, complete_copies, offer_copies, watch_steps
 from mainspring.parallel.zero.placement import Placement, Resident, Shard
 from mainspring.parallel.zero.reduce import Reducer
-from mainspring.parallel.zero.state import guard
 from mainspring.parallel.zero.region import zeros
+from mainspring.parallel.zero.scale import LossScaler
+from mainspring.parallel.zero.state import guard
 from mainspring.parallel.zero.unit import Row, Slot, Unit, find_units, give_pieces, put, trainable_rows
 
 
@@ -76,7 +77,10 @@ class Flat(Strategy):
         gathers = _twin(group)
         self._gatherer = Gatherer(gathers, self.rank, self.world, self.placement, counter)
         rows = trainable_rows(self.units)
-        self._reducer = Reducer(rows, group, self.rank, self.world, reduce, self.placement, counter)
+        self.scaler = LossScaler() if precision == "fp16" else None
+        self._reducer = Reducer(
+            rows, group, self.rank, self.world, reduce, self.placement, counter, self.scaler
+        )
         self.handles: list[Any] = []
         if on_meta(model.parameters()):
             for row in self._rows():
@@ -118,13 +122,21 @@ class Flat(Strategy):
         """An optimizer is about to step pieces of these shards."""
         for shard in shards:
             shard.copied = False
+        if self.scaler is not None and not self.scaler.stepping():
+            for shard in shards:
+                for piece in shard.pieces:
+                    piece.grad = None
         self.placement.before_step(shards, optimizer)
+        if isinstance(self.placement, Resident):
+            offer_copies(shards, optimizer)
         if not getattr(optimizer, "takes_low_gradients", False):
             cast_gradients(shards)
 
     def after_step(self, shards: list[Shard], optimizer: torch.optim.Optimizer) -> None:
         """It has: what is gathered is stale."""
         self.placement.after_step(shards, optimizer)
+        if isinstance(self.placement, Resident):
+            complete_copies(shards, optimizer)
         for unit in self.units:
             if unit.ready:
                 self._close(unit)
@@ -294,10 +306,14 @@ class Flat(Strategy):
         if module is not self.model or torch._C._current_graph_task_id() != -1:
             return None
         self._gatherer.end(self._discard)
+        if (
+            self.scaler is not None
+        ):  # a loss in fp32 has gradients that fp16 would lose before they are scaled
+            output = map_tensors(lambda t: t.float() if t.dtype == torch.float16 else t, output)
         if not self._watch(self.units[0], output):
             for unit in self.units:
                 self._close(unit)
-        return None
+        return output
 
     def _cast(self, args: Any, kwargs: Any, deep: bool = False) -> Any:
         """Floating-point inputs in the dtype of computation."""
@@ -319,7 +335,8 @@ class Flat(Strategy):
         found = False
         for tensor in tensors_of(output):
             if tensor.requires_grad and id(tensor) not in passed:
-                tensor.register_hook(lambda _, unit=unit: self._enter(unit))  # type: ignore[no-untyped-call]
+                any_tensor: Any = tensor  # torch leaves the type of hooks out
+                any_tensor.register_hook(lambda gradient: self._enter(unit, gradient))
                 found = True
         return found
 
@@ -343,9 +360,14 @@ class Flat(Strategy):
 
     # Backward
 
-    def _enter(self, unit: Unit) -> None:
-        """Backward has reached the output of `unit`."""
+    def _enter(self, unit: Unit, gradient: Tensor) -> Tensor | None:
+        """Backward has reached the output of `unit`; returns the gradient if it is to be another."""
         self._begin()
+        self._make_ready(unit)
+        return gradient * self.scaler.scale if self.scaler is not None and unit.index == 0 else None
+
+    def _make_ready(self, unit: Unit) -> None:
+        """Gather what the backward of `unit` needs, and free what the one before it needed."""
         if self._stage < 3:
             for one in self.units:
                 self._open(one)
@@ -364,6 +386,8 @@ class Flat(Strategy):
         self._in_backward = True
         self._task = torch._C._current_graph_task_id()
         torch.autograd.Variable._execution_engine.queue_callback(self._finish)
+        if self.scaler is not None:
+            self.scaler.begin()
         self._reducer.begin(send=self._sync or self._stage > 1)
         root, *blocks = self.units
         if self._stage == 3:
