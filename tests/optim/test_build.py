@@ -6,7 +6,8 @@ from torch import nn
 
 from mainspring.config import parse
 from mainspring.errors import ConfigError
-from mainspring.optim import OptimConfig, build, parameter_groups
+from mainspring.nn.span import Span, mark
+from mainspring.optim import FlatAdam, OptimConfig, build, parameter_groups
 
 
 class Model(nn.Module):
@@ -26,6 +27,21 @@ def test_groups():
     vectors = {id(model.norm.weight), id(model.norm.bias), id(model.head.bias)}
     assert {id(p) for p in plain["params"]} == vectors
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.3, 0.0)
+
+
+def test_pieces_are_decayed_as_the_whole_is():
+    matrix, bias = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    mark(matrix, Span(torch.Size([2, 3]), 1, 4))
+    mark(bias, Span(torch.Size([9]), 1, 4))
+    decayed, plain = parameter_groups([matrix, bias], 0.3)
+    assert decayed["params"] == [matrix] and plain["params"] == [bias]
+    layer = nn.Module()
+    layer.weight = matrix
+    assert isinstance(build(layer, OptimConfig()), FlatAdam)
+
+
+def test_other_kinds_are_flat():
+    assert build(nn.Linear(2, 2), OptimConfig(kind="radam")).kind == "radam"
 
 
 def test_no_empty_groups():

@@ -8,14 +8,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from mainspring.nn.span import logical_shape
+from mainspring.nn.span import logical_shape, span_of
 from mainspring.optim.config import OptimConfig
+from mainspring.optim.flat import FlatAdam
 
 
 def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
     """Two groups: tensors of two and more dimensions, decayed; the rest (biases, norms), never decayed.
 
-    Frozen parameters are left out; a parameter given twice (tied weights) is taken once.
+    Frozen parameters are left out; a parameter given twice (tied weights) is taken once. A piece of a
+    parameter goes where the whole would.
     """
     unique = {id(p): p for p in parameters if p.requires_grad}.values()
     groups = [
@@ -26,13 +28,22 @@ def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) ->
 
 
 def build(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """A fused AdamW over the trainable parameters of `model`, sharded (DTensor) or plain.
+    """The optimizer of `config` over the trainable parameters of `model`: whole, DTensors, or pieces.
 
-    Call it after `parallel.apply` and `parallel.materialize`: both may replace parameters. The fused kernel
-    is one pass over memory (4 to 9 times the speed of the others on a CPU). Clipping is the training loop's
-    (`parallel.clip_grad_norm`), and so is setting `group["lr"]` from `schedules.lr`.
+    Call it after `parallel.apply` and `parallel.materialize`: both may replace parameters. Clipping is the
+    training loop's (`parallel.clip_grad_norm`), and so is setting `group["lr"]` from `schedules.lr`.
+
+    AdamW over whole parameters is torch's, whose fused kernel is one pass over memory already; pieces of
+    sharded parameters, with gradients in 16 bits, and the other kinds are `FlatAdam`'s.
     """
     groups = parameter_groups(model.parameters(), config.weight_decay)
-    return torch.optim.AdamW(
-        groups, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, fused=True
-    )
+    settings: dict[str, Any] = {
+        "lr": config.lr,
+        "betas": config.betas,
+        "eps": config.eps,
+        "weight_decay": config.weight_decay,
+    }
+    whole = all(span_of(p) is None for group in groups for p in group["params"])
+    if whole and config.kind == "adamw" and config.compiled is not True:
+        return torch.optim.AdamW(groups, fused=True, **settings)
+    return FlatAdam(groups, kind=config.kind, compiled=config.compiled, **settings)

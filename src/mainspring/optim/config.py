@@ -21,10 +21,12 @@ class ScheduleConfig(Section):
 
 
 class OptimConfig(Section):
-    """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101, algorithm 2) and its schedule."""
+    """Adam's family and its schedule."""
 
-    kind: Literal["adamw"] = "adamw"
-    """Update rule."""
+    kind: Literal["adamw", "adam", "radam"] = "adamw"
+    """Update rule: AdamW (arXiv 1711.05101), Adam (arXiv 1412.6980) or RAdam (arXiv 1908.03265)."""
+    compiled: bool | None = None
+    """Compile the update (5 to 9 seconds, once a machine); null decides by size and dtypes."""
     lr: float = Field(3e-4, gt=0)
     """Peak learning rate."""
     betas: tuple[float, float] = (0.9, 0.95)
@@ -32,7 +34,8 @@ class OptimConfig(Section):
     eps: float = Field(1e-8, gt=0)
     """Added to the square root of the second moment."""
     weight_decay: float = Field(0.1, ge=0)
-    """Decoupled decay of tensors of two and more dimensions; biases and norms are never decayed."""
+    """Decay of tensors of two and more dimensions (biases and norms are never decayed): of the weights, or,
+    with "adam", added to the gradients."""
     clip: float = Field(1.0, ge=0)
     """Largest global gradient norm; 0 leaves gradients as they are."""
     schedule: ScheduleConfig = ScheduleConfig()

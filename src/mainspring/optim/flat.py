@@ -1,0 +1,189 @@
+"""Adam, AdamW and RAdam over long stretches of memory, with 16-bit gradients in and 16-bit weights out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from mainspring.optim.compiled import alone, compiled_update
+from mainspring.optim.portable import step_all
+from mainspring.optim.runs import Entry, adjacent, flat, local, merge, plain
+from mainspring.optim.update import Kind, numbers
+
+COMPILE_FROM = 32 * 2**20
+"""Elements from which the time that a compiled step saves (0.1 to 0.2 s per thousand million elements on one
+thread) is worth compiling for, where nothing was said."""
+SHORT = 2**14
+"""Elements below which a call of a compiled function costs more than it saves."""
+
+Update = Callable[[], None]
+
+
+class FlatAdam(torch.optim.Optimizer):
+    """Adam's family in one pass over memory.
+
+    Parameters that follow each other in memory, with their gradients, and share their settings are updated
+    as one (a ZeRO shard is); their moments are laid out alike. It takes whole parameters, DTensors and the
+    1-D pieces of sharded ones; gradients of the parameters' dtype or of 16 bits (`parameter.grad_dtype =
+    None` lets one have them). States have torch's names: `step`, `exp_avg`, `exp_avg_sq`.
+
+    Args:
+        params: parameters or groups, as every torch optimizer takes them; `lr`, `betas`, `eps` and
+            `weight_decay` may differ between groups and steps.
+        lr: learning rate.
+        betas: decay of the first and the second moment.
+        eps: added to the square root of the second moment.
+        weight_decay: of the weights themselves ("adamw", "radam") or added to gradients ("adam").
+        kind: which of the family; the result is that of torch's `AdamW`, `Adam`, `RAdam` (with
+            `decoupled_weight_decay`) to rounding.
+        compiled: True compiles (5 to 9 s once a machine), False never does; None where gradients or copies
+            are in 16 bits and there are `COMPILE_FROM` elements or more, since else nothing is gained.
+    """
+
+    takes_low_gradients = True
+    elementwise = True
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+        *,
+        kind: Kind = "adamw",
+        compiled: bool | None = None,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        self.kind: Kind = kind
+        self.compiled = compiled
+        self.copies: dict[nn.Parameter, Tensor] = {}
+        """Where to write the new weights of a parameter in another dtype as well, in the same pass."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None, *, scale: float = 1.0) -> Any:
+        """Update every parameter that has a gradient.
+
+        Args:
+            closure: computes the loss again, as in torch.
+            scale: factor of all gradients, which are left as they are: clipping without a pass of its own.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self.prepare(scale=scale)()
+        return loss
+
+    @torch.no_grad()
+    def prepare(self, *, scale: float = 1.0) -> Update:
+        """The update with the gradients and settings of now, to be carried out once, perhaps in a thread.
+
+        Until that is done, parameters, their states and these gradients may not be changed, and nothing else
+        prepared.
+        """
+        self._allocate()
+        work: list[tuple[dict[str, Any], list[Entry]]] = []
+        counts: list[Tensor] = []
+        for group in self.param_groups:
+            entries = []
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                counts.append(state["step"])
+                entry = self._entry(parameter, state)
+                if entry.p.numel():
+                    entries.append(entry)
+            work.append(({k: v for k, v in group.items() if k != "params"}, merge(entries)))
+        total = sum(entry.p.numel() for _, entries in work for entry in entries)
+
+        @torch.no_grad()
+        def carry_out() -> None:
+            for settings, entries in work:
+                self._run(entries, settings, scale, total)
+            if counts:
+                torch._foreach_add_(counts, 1)
+
+        return carry_out
+
+    def _run(self, entries: list[Entry], settings: dict[str, Any], scale: float, total: int) -> None:
+        alike: dict[Any, list[Entry]] = defaultdict(list)
+        for entry in entries:
+            alike[entry.kind].append(entry)
+        lr, decay = float(settings["lr"]), float(settings["weight_decay"])
+        for (device, dtype, gradient, out, step), same in alike.items():
+            now = numbers(
+                self.kind,
+                step,
+                lr=lr,
+                betas=settings["betas"],
+                eps=settings["eps"],
+                weight_decay=decay,
+                scale=scale,
+            )
+            lowered = gradient != dtype or out is not None
+            wanted = lowered and total >= COMPILE_FROM if self.compiled is None else self.compiled
+            long = [e for e in same if e.p.numel() >= SHORT] if wanted and dtype == torch.float32 else []
+            kernel = compiled_update(device.type, gradient, out) if long else None
+            if kernel is not None:
+                h = now.as_tensor(device)
+                for e in long:
+                    p, m, v, g, *copy = map(alone, e.tensors)
+                    kernel(p, m, v, g, copy[0] if copy else None, h)
+                same = [e for e in same if e.p.numel() < SHORT]
+            if same:
+                step_all(same, self.kind, now, lr, decay)
+
+    def _entry(self, parameter: nn.Parameter, state: dict[str, Any]) -> Entry:
+        gradient = parameter.grad
+        assert gradient is not None
+        if gradient.is_sparse:
+            raise ValueError("FlatAdam takes dense gradients; make the embedding with sparse=False")
+        tensors = [local(t) for t in (parameter, state["exp_avg"], state["exp_avg_sq"], gradient)]
+        p, m, v, g = tensors
+        if g.stride() != p.stride():
+            g = torch.empty_like(p, dtype=g.dtype).copy_(g)
+        copy = self.copies.get(parameter)
+        out = None if copy is None else local(copy)
+        seen = [flat(t) if t.stride() == p.stride() else None for t in (p, m, v, g)]
+        step = int(state["step"].item()) + 1
+        if any(t is None for t in seen) or (out is not None and not out.is_contiguous()):
+            raise ValueError(
+                f"a parameter of shape {list(p.shape)} and strides {list(p.stride())} does not fill a "
+                "stretch of memory; make it contiguous before the optimizer is made"
+            )
+        fp, fm, fv, fg = (t for t in seen if t is not None)
+        return Entry(fp, fm, fv, fg, None if out is None else plain(out), step)
+
+    def _allocate(self) -> None:
+        """Give parameters that have a gradient for the first time their states, side by side in memory where
+        the parameters are."""
+        fresh: dict[int, nn.Parameter] = {}
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None and not self.state[parameter]:
+                    fresh[id(parameter)] = parameter
+        simple: dict[int, nn.Parameter] = {}
+        for parameter in fresh.values():
+            state = self.state[parameter]
+            state["step"] = torch.tensor(0.0)
+            shard = not isinstance(parameter, DTensor) and parameter.ndim == 1 and parameter.is_contiguous()
+            if shard and parameter.numel():
+                simple[parameter.data_ptr()] = parameter
+                continue
+            for name in ("exp_avg", "exp_avg_sq"):
+                state[name] = torch.zeros_like(
+                    parameter, requires_grad=False, memory_format=torch.preserve_format
+                )
+        for chain in adjacent(p.detach() for p in simple.values()):
+            for name in ("exp_avg", "exp_avg_sq"):
+                whole = chain[0].new_zeros(sum(t.numel() for t in chain))
+                parts = torch.split(whole, [t.numel() for t in chain])
+                for tensor, part in zip(chain, parts, strict=True):
+                    self.state[simple[tensor.data_ptr()]][name] = part
