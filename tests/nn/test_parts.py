@@ -39,8 +39,8 @@ def appended(
     rng = np.random.default_rng(seed)
     text = rows_of(causal_batch(torch.from_numpy(rng.integers(5, WORDS, (rows, length))), doc=doc))
     out = []
-    for row in text:
-        blocks = draw_blocks(np.ones(row.length, bool), row.doc, 0.2, 0.5, 4, rng)
+    for index, row in enumerate(text):
+        blocks = draw_blocks(np.ones(row.length, bool), row.doc, 0.2 + 0.1 * index, 0.5, 4, rng)
         out.append(pseudo_masked_row(row, blocks, np.full(sum(map(len, blocks)), 4), 4))
     return collate(out)
 

@@ -16,7 +16,7 @@ from mainspring.data.pseudo_masks import draw_blocks, pseudo_masked_row
 from mainspring.data.token_row import collate, rows_of, token_row
 from mainspring.nn import Transformer, TransformerConfig, initialize
 from mainspring.nn.config import Absolute, T5Bias
-from mainspring.nn.masks import allow
+from mainspring.nn.masks import allow, inspect
 from mainspring.objectives import Objective, PseudoMaskedConfig, PseudoMaskedLM, build
 from objectives.test_masked import SPECIAL, VOCAB, VOCABULARY, generators, text
 
@@ -178,7 +178,7 @@ def test_blocks_have_the_lengths_and_the_share_of_the_paper() -> None:
         tokens = np.concatenate(blocks)
         assert len(np.unique(tokens)) == len(tokens) and maskable[tokens].all()
         assert all(len(set(doc[b])) == 1 and (np.diff(b) == 1).all() for b in blocks)
-        assert 0.15 * maskable.sum() <= len(tokens) < 0.15 * maskable.sum() + 6
+        assert len(tokens) == round(0.15 * maskable.sum())
         lengths += [len(b) for b in blocks]
     shares = np.bincount(lengths, minlength=7)[1:] / len(lengths)
     expected = [0.6] + 5 * [0.4 / 5]
@@ -194,6 +194,20 @@ def test_beginnings_are_uniform_over_what_is_free() -> None:
         counts[block] += 1
     assert counts[[1, 4]].sum() == 0
     assert counts[[0, 2, 3, 5]] / 3000 == pytest.approx([float(Fraction(1, 4))] * 4, abs=0.04)
+
+
+def test_ragged_texts_are_seen_by_parts_and_mean_the_same() -> None:
+    """What is appended begins in one column, and every row gives what it gives alone."""
+    batch = text(3, 40)
+    valid = torch.arange(40) < torch.tensor([[40], [23], [31]])
+    ragged = objective().build(batch._replace(valid=valid), generators(3))["pmlm"]
+    facts = inspect(ragged)
+    assert facts.lead == 40 and facts.leading is not None and facts.leading.shared_positions
+    model = unilm().eval()
+    hidden = model(ragged).hidden
+    for row, tokens in enumerate(rows_of(ragged)):
+        alone = model(collate([tokens])).hidden[0]
+        torch.testing.assert_close(hidden[row][ragged.valid[row]], alone, atol=1e-5, rtol=1e-5)
 
 
 @settings(max_examples=30)

@@ -29,7 +29,9 @@ def draw_blocks(
 
     A block begins anywhere with equal chance; it is one token, or, with probability `block_share`, 2 to
     `longest` of them. One that touches another block, a token that is not maskable or a second document is
-    drawn again, until `rate` of the maskable tokens is reached.
+    drawn again, until `rate` of the maskable tokens is reached, rounded, and at least one. The last block is
+    cut short where it would go beyond that (the paper's goes beyond it), so that as much is hidden as in
+    masked language modelling, and equally long rows stay equally long.
 
     Args:
         maskable: bool [T].
@@ -43,7 +45,7 @@ def draw_blocks(
         Indices of each block's tokens; none where nothing is maskable.
     """
     free = maskable.copy()
-    budget = rate * int(maskable.sum())
+    budget = max(1, round(rate * int(maskable.sum())))
     blocks: list[Ints] = []
     taken = 0
     while taken < budget and free.any():
@@ -51,12 +53,12 @@ def draw_blocks(
         places = np.flatnonzero(free)
         first = int(places[rng.integers(len(places))])
         length = int(rng.integers(2, longest + 1)) if longest > 1 and rng.random() < block_share else 1
-        end = first + length
+        end = first + min(length, budget - taken)
         if end > len(free) or not free[first:end].all() or (doc[first:end] != doc[first]).any():
             continue
         blocks.append(np.arange(first, end))
         free[first:end] = False
-        taken += length
+        taken += end - first
     return blocks
 
 

@@ -104,18 +104,35 @@ def rows_of(batch: TokenBatch) -> list[TokenRow]:
     return [TokenRow(*(field[row][valid[row]] for field in fields)) for row in range(shape[0])]
 
 
-def collate(rows: Sequence[TokenRow], *, pad: int = 0, device: torch.device | str = "cpu") -> TokenBatch:
+def collate(
+    rows: Sequence[TokenRow],
+    *,
+    pad: int = 0,
+    device: torch.device | str = "cpu",
+    leads: Sequence[int] | None = None,
+) -> TokenBatch:
     """Rows of different length as a batch, padded on the right; data that say nothing become None.
 
     Padding has the id `pad`, position 0 and no label.
+
+    Args:
+        rows: rows of tokens.
+        pad: id of padding.
+        device: where the batch goes.
+        leads: how many tokens each row begins with that are padded among themselves, at running positions,
+            so that what follows them begins in the same column of every row.
     """
-    width = max((row.length for row in rows), default=0)
+    heads = [0] * len(rows) if leads is None else list(leads)
+    lead = max(heads, default=0)
+    width = lead + max((row.length - own for row, own in zip(rows, heads, strict=True)), default=0)
     blank = TokenRow(*(np.full((len(rows), width), value) for value in (pad, 0, 0, False, 0, 0, 0, IGNORE)))
+    blank.pos[:, :lead] = np.arange(lead)
     valid = np.zeros((len(rows), width), bool)
-    for index, row in enumerate(rows):
-        valid[index, : row.length] = True
+    for index, (row, own) in enumerate(zip(rows, heads, strict=True)):
+        places = np.r_[:own, lead : lead + row.length - own]
+        valid[index, places] = True
         for field, values in zip(blank, row, strict=True):
-            field[index, : row.length] = values
+            field[index, places] = values
 
     def tensor(array: Ints | Bools) -> Tensor:
         return torch.from_numpy(array).to(device)

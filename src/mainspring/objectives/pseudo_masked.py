@@ -38,10 +38,15 @@ class PseudoMaskedLM:
         self._replacement = Replacement(config, vocabulary, config.kind)
 
     def build(self, batch: TokenBatch, rngs: Sequence[np.random.Generator]) -> Views:
-        """Draw blocks in every row of a batch [B, T] and append their steps; row r draws from `rngs[r]`."""
+        """Draw blocks in every row of a batch [B, T] and append their steps; row r draws from `rngs[r]`.
+
+        What is appended begins in the same column of every row, so that attention can go by parts.
+        """
         check_generators(batch, rngs)
-        rows = [self._row(row, rng) for row, rng in zip(rows_of(batch), rngs, strict=True)]
-        return {self.VIEW: collate(rows, device=batch.ids.device)}
+        texts = rows_of(batch)
+        rows = [self._row(row, rng) for row, rng in zip(texts, rngs, strict=True)]
+        leads = [row.length for row in texts]
+        return {self.VIEW: collate(rows, device=batch.ids.device, leads=leads)}
 
     def counts(self, views: Views) -> dict[str, int]:
         """Number of hidden tokens; each is predicted twice, once for each loss."""
