@@ -6,13 +6,18 @@ and what is larger than a buffer is moved in several parts.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import threading
+from contextlib import suppress
 
 import torch
 from torch import Tensor
 
 from mainspring.errors import PlanError
+
+_MMAP_THRESHOLD = -3
+"""M_MMAP_THRESHOLD of glibc's mallopt(3)."""
 
 PAGE = mmap.PAGESIZE
 """Alignment of memory, offsets and lengths that every file system accepts for direct I/O."""
@@ -28,6 +33,17 @@ def aligned(nbytes: int) -> Tensor:
     # Private, so that limits on a process's data (RLIMIT_DATA) count it.
     pages = mmap.mmap(-1, round_up(max(nbytes, 1)), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     return torch.frombuffer(pages, dtype=torch.uint8)
+
+
+def return_large_blocks() -> None:
+    """Have the C library give blocks of a mebibyte and more back to the system when they are freed.
+
+    glibc comes to keep blocks of up to 32 MiB in its heap, where small ones that live on split the holes: the
+    heap of a process that frees and takes tensors of many sizes grows by several times what is in use. This
+    holds for the whole process; where the C library is another, nothing changes.
+    """
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).mallopt(ctypes.c_int(_MMAP_THRESHOLD), ctypes.c_int(2**20))
 
 
 class Arena:

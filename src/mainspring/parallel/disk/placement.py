@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from mainspring.parallel.disk.blocks import BLOCK
-from mainspring.parallel.disk.buffers import Arena
+from mainspring.parallel.disk.buffers import Arena, return_large_blocks
 from mainspring.parallel.disk.prefetch import Prefetcher, Source
 from mainspring.parallel.disk.stepping import Stepper, file_of
 from mainspring.parallel.disk.store import Report, Store
@@ -59,6 +59,7 @@ class DiskPlacement:
         direct: bool = True,
         report: Report | None = None,
     ) -> None:
+        return_large_blocks()
         self.arena = Arena(buffers, buffer_bytes)
         self.store = Store(folder, rank=rank, direct=direct, report=report or logger.warning)
         self.prefetcher = Prefetcher(self.store, self.arena)

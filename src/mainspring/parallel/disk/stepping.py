@@ -175,6 +175,7 @@ class Stepper:
     def _run(self, optimizer: torch.optim.Optimizer, todo: list[Stretch], mine: set[int]) -> None:
         groups = optimizer.param_groups
         options = [{k: v for k, v in group.items() if k != "params"} for group in groups]
+        cast = not getattr(optimizer, "takes_low_gradients", False)
         ahead, begun = self._ahead(todo), 0
         for index, stretch in enumerate(todo):
             while begun < min(len(todo), index + ahead):
@@ -186,7 +187,7 @@ class Stepper:
             for part in parts:
                 lend_states(optimizer, stretch, part, self._of(part.piece))
             present = {id(part.piece) for part in parts}
-            with Lent(stretch, parts):
+            with Lent(stretch, parts, cast=cast):
                 optimizer.param_groups = _groups(groups, options, present)
                 if optimizer.param_groups:
                     _bare_step(optimizer)

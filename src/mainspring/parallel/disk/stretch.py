@@ -100,10 +100,14 @@ def parts_of(stretch: Stretch) -> list[Part]:
 
 
 class Lent:
-    """A context in which pieces are as long as their part of a stretch, with its masters and gradients."""
+    """A context in which pieces are as long as their part of a stretch, with its masters and gradients.
 
-    def __init__(self, stretch: Stretch, parts: list[Part]) -> None:
-        self._stretch, self._parts = stretch, parts
+    Args:
+        cast: whether gradients have to be of the masters' dtype.
+    """
+
+    def __init__(self, stretch: Stretch, parts: list[Part], *, cast: bool = True) -> None:
+        self._stretch, self._parts, self._cast = stretch, parts, cast
         self._before = [(p.piece.data, p.piece.grad, p.piece.grad_dtype) for p in parts]
 
     def __enter__(self) -> None:
@@ -113,7 +117,8 @@ class Lent:
             part.piece.data = masters[part.here]
             if gradient is not None:
                 part.piece.grad_dtype = None
-                part.piece.grad = gradient[part.inside].to(part.piece.dtype)
+                own = gradient[part.inside]
+                part.piece.grad = own.to(part.piece.dtype) if self._cast else own
 
     def __exit__(self, *_: object) -> None:
         for part, (data, gradient, dtype) in zip(self._parts, self._before, strict=True):
