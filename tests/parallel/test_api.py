@@ -228,6 +228,15 @@ def test_one_rank_needs_no_group_and_takes_any_stage(zero):
     parallel.settle(model)
 
 
+def test_fp16_needs_flat_shards_which_one_rank_may_have():
+    with pytest.raises(PlanError, match="zero = 0"):
+        parallel.apply(small(), Plan(), precision="fp16")
+    model = parallel.apply(small(), Plan(zero=2), precision="fp16")
+    assert len(parallel.shards(model)) == 4
+    backward(model, 1)
+    assert parallel.clip_grad_norm(model, 0) > 0
+
+
 def test_more_ranks_than_there_are_is_refused_without_a_group():
     with pytest.raises(PlanError, match=r"needs 4 ranks .* has 1"):
         parallel.apply(nn.Linear(2, 2), Plan(data=4))

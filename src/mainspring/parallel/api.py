@@ -53,7 +53,8 @@ def apply(
         model: any module; its units are what `blocks()` returns, else its lists of like modules.
         plan: how to spread it.
         mesh: a mesh with the axis "data"; None makes one over all ranks.
-        precision: "bf16" computes in bfloat16 over fp32 parameters.
+        precision: "bf16" and "fp16" compute in 16 bits over fp32 masters; fp16 with a loss scale that
+            follows overflows by itself (`zero.scale`), on flat shards alone.
         reduce: how gradients of ranks are joined. "mean" suits a loss averaged on each rank over equal
             counts, "sum" a loss that is already divided by the global count.
         counter: told all traffic; None makes one (see `traffic`).
@@ -81,7 +82,13 @@ def apply(
     group = None if mesh is None or alone else mesh.get_group()
     placement = place(plan) if placement is None else placement
     strategy: Strategy
-    if placement is not None or (plan.zero and not alone and plan.backend == "flat"):
+    flat = plan.zero > 0 and plan.backend == "flat" and (not alone or precision == "fp16")
+    if precision == "fp16" and not (flat or placement is not None):
+        raise PlanError(
+            f"fp16 needs the loss scaler of flat shards; the plan has zero = {plan.zero}, backend = "
+            f'"{plan.backend}": set zero to 1, 2 or 3 (legal on one rank, too), or use precision = "bf16"'
+        )
+    if placement is not None or flat:
         strategy = Flat(model, plan, group, counter, precision=precision, reduce=reduce, placement=placement)
     elif mesh is None or alone:
         strategy = Strategy(model, plan, None, counter)

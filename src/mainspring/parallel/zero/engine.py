@@ -75,7 +75,9 @@ class Flat(Strategy):
         self._entered: Unit | None = None
         # Reductions wait for backward, gathers for the schedule: each needs an order of its own.
         gathers = _twin(group)
-        self._gatherer = Gatherer(gathers, self.rank, self.world, self.placement, counter)
+        self._gatherer = Gatherer(
+            gathers, self.rank, self.world, self.placement, counter, keep_copies=self._stage == 3
+        )
         rows = trainable_rows(self.units)
         self.scaler = LossScaler() if precision == "fp16" else None
         self._reducer = Reducer(
@@ -109,6 +111,7 @@ class Flat(Strategy):
             self._close(unit)
         for shard in self.shards:
             shard.copied = False
+        self.placement.settle()
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:

@@ -35,13 +35,22 @@ class Gatherer:
         world: its size.
         placement: where masters are.
         counter: told the traffic, under "parameters".
+        keep_copies: whether 16-bit copies of shards are to be gathered again before the next step.
     """
 
     def __init__(
-        self, group: dist.ProcessGroup | None, rank: int, world: int, placement: Placement, counter: Counter
+        self,
+        group: dist.ProcessGroup | None,
+        rank: int,
+        world: int,
+        placement: Placement,
+        counter: Counter,
+        *,
+        keep_copies: bool,
     ) -> None:
         self.group, self.rank, self.world = group, rank, world
         self.placement, self.counter = placement, counter
+        self._keep_copies = keep_copies
         self._due: deque[Unit] = deque()
         """Units that all ranks are going to gather in this round, in this order."""
         self._under_way: dict[Unit, list[Pending]] = {}
@@ -108,8 +117,11 @@ class Gatherer:
     def _fill(self, shard: Shard, own: Tensor) -> None:
         if not shard.numel:
             return
-        if shard.copied and shard.copy is not None:
+        current = shard.copied_version in (-1, shard.flat._version)
+        if shard.copied and shard.copy is not None and current:
             own.copy_(shard.copy)
+            if not self._keep_copies and shard.copied_version >= 0:
+                shard.copy, shard.copied = None, False  # the whole stays gathered until the next step
         else:
             self.placement.before_gather(shard, own)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 from torch import Tensor
@@ -25,13 +26,19 @@ def tensors_of(value: Any) -> Iterator[Tensor]:
 
 
 def map_tensors(change: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """`value` with `change` applied to the tensors in tuples, lists and dicts; other containers are left."""
+    """`value` with `change` applied to all tensors in it; containers are copied, other objects left."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(map_tensors(change, one) for one in value))
     if type(value) in (tuple, list):
         return type(value)(map_tensors(change, one) for one in value)
-    if type(value) is dict:
-        return {key: map_tensors(change, one) for key, one in value.items()}
+    if isinstance(value, MutableMapping):
+        mapped = copy.copy(value)
+        for key, one in value.items():
+            mapped[key] = map_tensors(change, one)
+        return mapped
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [field.name for field in dataclasses.fields(value) if field.init]
+        return dataclasses.replace(value, **{k: map_tensors(change, getattr(value, k)) for k in fields})
     return value

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
@@ -48,6 +49,34 @@ def cast_gradients(shards: Iterable[Shard]) -> None:
         for piece in shard.pieces:
             if piece.grad is not None and piece.grad.dtype != shard.dtype:
                 piece.grad = piece.grad.to(shard.dtype)
+
+
+def offer_copies(shards: Iterable[Shard], optimizer: Any) -> None:
+    """Let an optimizer that can (it has `copies`) write 16-bit weights as it makes the new ones."""
+    if not isinstance(getattr(optimizer, "copies", None), dict):
+        return
+    for shard in shards:
+        if shard.compute_dtype != shard.dtype and shard.trainable:
+            if shard.copy is None:
+                shard.copy = torch.empty(shard.numel, dtype=shard.compute_dtype, device=shard.device)
+            for piece, place in zip(shard.pieces, shard.places, strict=True):
+                optimizer.copies[piece] = shard.copy[place]
+
+
+def complete_copies(shards: Iterable[Shard], optimizer: Any) -> None:
+    """Write what the optimizer left out: pieces that are another's, or that had no gradient."""
+    if not isinstance(getattr(optimizer, "copies", None), dict):
+        return
+    stepped = {id(p) for group in optimizer.param_groups for p in group["params"] if p.grad is not None}
+    for shard in shards:
+        if shard.copy is None:
+            continue
+        for piece, place in zip(shard.pieces, shard.places, strict=True):
+            optimizer.copies.pop(piece, None)
+            if id(piece) not in stepped:
+                shard.copy[place] = piece.detach()
+        shard.copied = True
+        shard.copied_version = shard.flat._version
 
 
 def _show(shard: Shard, total: Tensor) -> None:

@@ -62,6 +62,8 @@ class Shard:
     them. None where there is no such place: masters are then cast when they are gathered."""
     copied: bool = False
     """Set by an optimizer that has filled `copy`; cleared by the engine where masters may have changed."""
+    copied_version: int = -1
+    """Version of `flat` that `copy` was made of; -1 where that is not to be compared."""
 
     @property
     def spans(self) -> list[Span]:
@@ -144,6 +146,9 @@ class Placement(Protocol):
     def after_step(self, shards: Sequence[Shard], optimizer: torch.optim.Optimizer) -> None:
         """It has."""
 
+    def settle(self) -> None:
+        """Finish what is under way; masters in memory may have been changed by hand."""
+
     def opened(
         self, shard: Shard, optimizer: torch.optim.Optimizer | None = None, *, write: bool = True
     ) -> AbstractContextManager[None]:
@@ -177,6 +182,9 @@ class Resident:
 
     def after_step(self, shards: Sequence[Shard], optimizer: torch.optim.Optimizer) -> None:
         """All stays."""
+
+    def settle(self) -> None:
+        """Nothing is under way."""
 
     def opened(
         self, shard: Shard, optimizer: torch.optim.Optimizer | None = None, *, write: bool = True

@@ -18,6 +18,7 @@ from torch import Tensor
 from mainspring import comm
 from mainspring.comm import Counter, Pending
 from mainspring.parallel.zero.placement import Placement
+from mainspring.parallel.zero.scale import LossScaler
 from mainspring.parallel.zero.unit import Row, Slot, Unit
 
 
@@ -32,6 +33,7 @@ class Reducer:
         reduce: how the gradients of ranks are joined.
         placement: where the reduced gradients stay.
         counter: told the traffic, under "gradients" and "flags".
+        scaler: what gradients have been multiplied by, in fp16.
     """
 
     def __init__(
@@ -43,10 +45,10 @@ class Reducer:
         reduce: Literal["mean", "sum"],
         placement: Placement,
         counter: Counter,
+        scaler: LossScaler | None = None,
     ) -> None:
         self.rows = rows
-        self.scale = 1.0
-        """What reduced gradients are multiplied by (a loss scaler sets it)."""
+        self.scaler = scaler
         self._group, self._rank, self._world, self._op = group, rank, world, reduce
         self._placement, self._counter = placement, counter
         self._next = 0
@@ -99,6 +101,8 @@ class Reducer:
         while self._open:
             self._finish_oldest()
         self._wait_flags(flags)
+        if self.scaler is not None:
+            self._find_overflow(self.scaler)
         for row, total in self._sums.items():
             for slot, place in zip(row.slots, row.shard.places, strict=True):
                 if slot.used or slot.piece.grad is not None:
@@ -157,8 +161,8 @@ class Reducer:
         if row.sum is not own:
             self._spare.setdefault((row.sum.dtype, row.sum.device), []).append(row.sum)
         row.sum = None
-        if self.scale != 1.0:
-            own = own.float().mul_(self.scale)
+        if self.scaler is not None:
+            own = own.float().div_(self.scaler.scale)
         self._sums[row] = self._placement.keep(row.shard, own, _held(row))
 
     def _start_flags(self) -> tuple[Tensor, Any] | None:
@@ -183,6 +187,14 @@ class Reducer:
         for _, row in self.rows:
             for slot in row.slots:
                 slot.used = next(values) > 0
+
+    def _find_overflow(self, scaler: LossScaler) -> None:
+        """Agree on the first parameter whose gradient is not finite on some rank."""
+        order = [(row, i) for _, row in self.rows for i in reversed(range(len(row.slots)))]  # of backward
+        finite = [self._sums[row][row.shard.places[i]].isfinite().all() for row, i in order]
+        overflowed = torch.stack(finite).logical_not().float() if finite else torch.zeros(0)
+        comm.all_reduce(overflowed, name="overflow", group=self._group, counter=self._counter)
+        scaler.find(overflowed, [row.slots[i].name for row, i in order])
 
     def _buffer(self, row: Row) -> Tensor:
         """Room for a row of gradients; values are undefined."""
