@@ -16,14 +16,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
+from mainspring import parallel
 from mainspring.data.batch import TokenBatch, bidirectional_batch, causal_batch
 from mainspring.errors import CheckpointError
 from mainspring.nn.config import TransformerConfig
+from mainspring.nn.span import logical_shape
 from mainspring.nn.transformer import Transformer
 from mainspring.parallel.world import World
-from mainspring.train.checkpoint.state import MODEL, model_state
 from mainspring.train.run import Run
 
 ROWS, TOKENS = 2, 64
@@ -59,14 +59,10 @@ def record(model: nn.Module, run: Run, step: int, world: World) -> None:
         step: optimizer steps done.
         world: the ranks; rank 0 writes.
     """
-    if 4 * sum(p.numel() for p in model.parameters()) > LARGEST:
+    if 4 * sum(logical_shape(p).numel() for p in model.parameters()) > LARGEST:
         return
     config: TransformerConfig = model.config  # type: ignore[assignment]
-    whole: dict[str, Tensor] = {}
-    for name, tensor in model_state(model).items():
-        full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        if world.is_main:
-            whole[name.removeprefix(MODEL)] = full.detach().cpu().clone()
+    whole = parallel.full_state(model)
     if world.is_main:
         logits = probe_logits(whole, config)
         target = probe_file(run)
