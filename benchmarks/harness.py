@@ -36,14 +36,35 @@ class Bar:
         return f"{self.name} {self.value:.3g} ({sign} {self.bar:g}: {'met' if self.met else 'MISSED'})"
 
 
-def options(description: str) -> argparse.Namespace:
-    """`--quick` (under a minute, smaller sizes, the same comparison) and `--json PATH`."""
+def options(description: str, *, parts: bool = False) -> argparse.Namespace:
+    """`--quick` (under a minute, smaller sizes, the same comparison) and `--json PATH`.
+
+    Args:
+        description: what `--help` says.
+        parts: also take `--parts PATH`, for a benchmark that `resume`s.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--quick", action="store_true", help="under a minute: smaller sizes, the same comparison"
     )
     parser.add_argument("--json", type=Path, help="where to write the result")
+    if parts:
+        parser.add_argument(
+            "--parts", type=Path, help="keep what is measured in this file, and go on from what it holds"
+        )
     return parser.parse_args()
+
+
+def resume(path: Path | None, key: str, measure: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Rows of a part of a benchmark: those that the file holds for the key, or else measured and added."""
+    held: dict[str, list[dict[str, Any]]] = {}
+    if path is not None and path.exists():
+        held = json.loads(path.read_text(encoding="utf-8"))
+    if key not in held:
+        held[key] = measure()
+        if path is not None:
+            path.write_text(json.dumps(held, indent=1), encoding="utf-8")
+    return held[key]
 
 
 def interleave(rounds: int, candidates: Mapping[str, Callable[[], T]]) -> dict[str, list[T]]:
