@@ -174,7 +174,9 @@ def retrieve(network: nn.Module, data: TokenData, texts: Path, size: Size) -> di
 MLM = MaskedConfig(max_ngram=1)
 PMLM = PseudoMaskedConfig()
 RTD = ReplacedConfig(weight=50.0, embeddings="disentangled")
-XLCO = ContrastConfig(layer=2, queue=2048, momentum=0.99)
+XLCO = ContrastConfig(layer=2, queue=2048)
+"""With the published momentum of 0.9999: at 0.99 the stored keys lag so much that their age alone tells them
+from the own one, and the loss falls to 0 with nothing learnt."""
 DISTANCES = {"kind": "disentangled", "max_distance": 64, "shared": False, "key_bias": False}
 DEBERTA = MappingProxyType({"positions": [DISTANCES, {"kind": "absolute", "place": "decoder"}]})
 
