@@ -12,7 +12,6 @@ products of the layers' projections, 2 FLOPs a weight and token forward and 4 ba
 from __future__ import annotations
 
 import gc
-import math
 import sys
 import time
 from collections.abc import Callable
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 
 from benchmarks.harness import Bar, finish, interleave, median, options, resume
 
-THREADS, ROUNDS, WORDS = 2, 3, 8000
+THREADS, ROUNDS, WORDS = 2, 5, 8000
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 AGREE = 2e-3
 """Largest difference of hidden states in fp32: twelve layers of sums in another order."""
@@ -231,10 +230,10 @@ def main() -> int:
                 key = f"{peer.name} {dtype} {shape[0]}x{shape[1]}" + (" quick" if arguments.quick else "")
                 measure = partial(compare, peer, dtype, shape, rounds, arguments.quick)
                 mine += resume(arguments.parts, key, measure)
-        for way in ("train", "infer"):
-            ratios = [row["ratio"] for row in mine if row["way"] == way]
-            mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
-            bars.append(Bar(f"{peer.name} {way}, mean beside transformers' best mode", mean, peer.bar))
+        for row in mine:
+            bars.append(
+                Bar(" ".join(row[key] for key in ("model", "dtype", "batch", "way")), row["ratio"], peer.bar)
+            )
         rows += mine
     return finish(
         "models",
@@ -242,8 +241,7 @@ def main() -> int:
         rows=rows,
         bars=bars,
         notes=[
-            f"{THREADS} threads; medians of {rounds} interleaved rounds; a side's faster mode counts; bars "
-            "are geometric means over shapes and dtypes.",
+            f"{THREADS} threads; medians of {rounds} interleaved rounds; a side's faster mode counts.",
             "Bare encoders of the published size with the same weights, without dropout"
             + ("; quick: two layers, one shape, fp32." if arguments.quick else "."),
             "bound ms: the layers' own products at the rate of a feed-forward's, measured in the same run. "
