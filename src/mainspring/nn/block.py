@@ -11,8 +11,9 @@ from torch.utils.checkpoint import checkpoint
 
 from mainspring.nn.attention import CrossAttention, SelfAttention, Sight
 from mainspring.nn.cache import LayerCache
-from mainspring.nn.config import Activation, TransformerConfig
-from mainspring.nn.linear import Linear
+from mainspring.nn.config import TransformerConfig
+from mainspring.nn.feed_forward import FeedForward
+from mainspring.nn.moe.layer import ExpertFeedForward
 
 
 def make_norm(config: TransformerConfig, width: int | None = None) -> nn.LayerNorm | nn.RMSNorm:
@@ -23,51 +24,10 @@ def make_norm(config: TransformerConfig, width: int | None = None) -> nn.LayerNo
     return nn.LayerNorm(width, eps=config.norm_eps, bias=config.bias)
 
 
-def activate(kind: Activation) -> Callable[[Tensor], Tensor]:
-    """The pointwise function of an activation (of the gate's half, for gated ones)."""
-    functions: dict[Activation, Callable[[Tensor], Tensor]] = {
-        "gelu": F.gelu,
-        "gelu_tanh": _gelu_tanh,
-        "relu": F.relu,
-        "swiglu": F.silu,
-        "geglu": _gelu_tanh,
-    }
-    return functions[kind]
-
-
-def _gelu_tanh(x: Tensor) -> Tensor:
-    return F.gelu(x, approximate="tanh")
-
-
-class FeedForward(nn.Module):
-    """Two linear maps with a non-linearity between; gated kinds multiply it with a second projection.
-
-    For gated kinds the rows of `up` are ordered [d_ff, (gate, value)], so that a slice of the inner width
-    is a slice of rows.
-    """
-
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        self.gated, self.activation = config.gated, activate(config.activation)
-        self.up = Linear(config.d_model, config.d_ff * (2 if config.gated else 1), bias=config.bias)
-        self.down = Linear(config.d_ff, config.d_model, bias=config.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [B, T, D] -> [B, T, D]."""
-        inner: Tensor = self.up(x)
-        if self.gated:
-            gate, value = inner.view(*inner.shape[:-1], -1, 2).unbind(-1)
-            inner = self.activation(gate) * value
-        else:
-            inner = self.activation(inner)
-        out: Tensor = self.down(inner)
-        return out
-
-
 class Block(nn.Module):
     """One layer: the unit of sharding, recomputation and pipelining."""
 
-    def __init__(self, config: TransformerConfig, *, cross: bool = False) -> None:
+    def __init__(self, config: TransformerConfig, *, cross: bool = False, experts: int = 0) -> None:
         super().__init__()
         self.pre = config.norm_place == "pre"
         self.dropout = config.dropout
@@ -75,13 +35,13 @@ class Block(nn.Module):
         self.attention_norm = make_norm(config)
         self.cross = CrossAttention(config) if cross else None
         self.cross_norm = make_norm(config) if cross else None
-        self.feed_forward = FeedForward(config)
+        self.feed_forward = ExpertFeedForward(config, experts) if experts else FeedForward(config)
         self.feed_forward_norm = make_norm(config)
 
     def into_residual(self) -> list[nn.Module]:
         """The projections that write into the residual stream."""
         cross = [] if self.cross is None else [self.cross.out]
-        return [self.attention.out, *cross, self.feed_forward.down]
+        return [self.attention.out, *cross, *self.feed_forward.into_residual()]
 
     def forward(
         self,
@@ -92,7 +52,8 @@ class Block(nn.Module):
         store: LayerCache | None = None,
         remat: bool = False,
         context: Tensor | None = None,
-    ) -> Tensor:
+        valid: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Apply the layer.
 
         Args:
@@ -103,17 +64,18 @@ class Block(nn.Module):
             store: this layer's cache.
             context: what the tokens attend to in place of one another, [B, S, D] (a mask decoder's).
             remat: keep only the inputs for backward and compute the rest again (Chen et al. 2016).
+            valid: False at padding, bool [B, T] (None: no padding); matters to a layer with experts.
 
         Returns:
-            [B, T, D].
+            [B, T, D]; of a layer with experts also their auxiliary losses, fp32 [2].
         """
         if remat and torch.is_grad_enabled():
             # Inside the layer, so that a wrapper's hooks (gathering shards) run once, not twice.
-            again: Tensor = checkpoint(
-                self._apply_layer, x, sight, memory, cross_sight, store, context, use_reentrant=False
+            again: Tensor | tuple[Tensor, Tensor] = checkpoint(
+                self._apply_layer, x, sight, memory, cross_sight, store, context, valid, use_reentrant=False
             )
             return again
-        return self._apply_layer(x, sight, memory, cross_sight, store, context)
+        return self._apply_layer(x, sight, memory, cross_sight, store, context, valid)
 
     def _apply_layer(
         self,
@@ -123,16 +85,22 @@ class Block(nn.Module):
         cross_sight: Sight | None,
         store: LayerCache | None,
         context: Tensor | None,
-    ) -> Tensor:
+        valid: Tensor | None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
         x = self._residual(x, self.attention_norm, lambda h: self.attention(h, sight, store, context))
         if self.cross is not None and self.cross_norm is not None:
             assert cross_sight is not None, "a decoder layer beside an encoder needs cross_sight"
             cross = self.cross
             x = self._residual(x, self.cross_norm, lambda h: cross(h, memory, cross_sight, store))
-        return self._residual(x, self.feed_forward_norm, self.feed_forward)
+        if not isinstance(self.feed_forward, ExpertFeedForward):
+            return self._residual(x, self.feed_forward_norm, self.feed_forward)
+        y, auxiliary = self.feed_forward(self.feed_forward_norm(x) if self.pre else x, valid)
+        return self._add(x, self.feed_forward_norm, y), auxiliary
 
     def _residual(self, x: Tensor, norm: nn.Module, layer: Callable[[Tensor], Tensor]) -> Tensor:
-        y = layer(norm(x) if self.pre else x)
+        return self._add(x, norm, layer(norm(x) if self.pre else x))
+
+    def _add(self, x: Tensor, norm: nn.Module, y: Tensor) -> Tensor:
         if self.training and self.dropout:
             y = F.dropout(y, self.dropout)
         x = x + y

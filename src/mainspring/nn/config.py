@@ -115,6 +115,65 @@ class Convolution(Section):
         return self
 
 
+class ExpertLayers(Section):
+    """Which layers have experts in place of a feed-forward, and how tokens are shared out among them.
+
+    Sources beside the settings: Fedus et al. 2021 (Switch, arXiv 2101.03961), Lepikhin et al. 2020 (GShard,
+    arXiv 2006.16668), Kim et al. 2021 (Z-code M3, arXiv 2109.10465), Rajbhandari et al. 2022 (DeepSpeed-MoE,
+    arXiv 2201.05596).
+    """
+
+    count: int | tuple[int, ...]
+    """Experts of a layer; several numbers: of each layer that has some, the encoder's before the decoder's
+    (a pyramid has more in later layers: DeepSpeed-MoE, 4.1)."""
+    every: int = Field(2, ge=1)
+    """Of so many layers of a stack one has experts."""
+    offset: int | None = Field(None, ge=0)
+    """Layers before the first that has (None: every - 1, so that the last of each group has them)."""
+    top_k: int = Field(1, ge=1)
+    """Experts of a token."""
+    renormalise: bool = True
+    """With top_k > 1, factors of a token's experts add up to 1 over those that had room (of one expert, the
+    factor is its probability: Switch, equation 2)."""
+    capacity_factor: float | None = Field(1.0, gt=0)
+    """Room of an expert in training, in equal shares of the tokens' choices; tokens beyond it are left to the
+    residual (None: room for all)."""
+    eval_capacity_factor: float | None = Field(None, gt=0)
+    """The same in evaluation; with None, a text's result does not depend on what else is in the batch."""
+    min_capacity: int = Field(4, ge=1)
+    """Room that an expert has at least."""
+    keep: Literal["random", "first", "probability"] = "random"
+    """Whom an overfull expert keeps: any alike (random token selection, Z-code M3 3.2; in evaluation, the
+    first), the first of the batch, or the surest."""
+    noise: Literal["jitter", "gumbel"] | None = None
+    """Chance in training: tokens times U(1 - jitter, 1 + jitter) before the gate, or the only choice (with
+    top_k > 1, those after the first) drawn in proportion to probability (GShard, algorithm 1)."""
+    jitter: float = Field(0.01, gt=0, lt=1)
+    """Width of that noise."""
+    residual: bool = False
+    """A dense feed-forward beside the experts, mixed with them by each token (DeepSpeed-MoE, 4.1)."""
+    balance_weight: float = Field(0.01, ge=0)
+    """Weight in the objective of the loss that keeps experts equally busy (Switch, equation 4)."""
+    z_weight: float = Field(0.0, ge=0)
+    """Weight of the loss that keeps the gate's logits small (Zoph et al. 2022, equation 5)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        counts = (self.count,) if isinstance(self.count, int) else self.count
+        if not counts or min(counts) < self.top_k:
+            raise ValueError(f"count = {self.count}: each layer needs at least top_k = {self.top_k} experts")
+        if self.offset is not None and self.offset >= self.every:
+            raise ValueError(
+                f"offset = {self.offset} is not below every = {self.every}; "
+                f"nearest legal value: {self.every - 1}"
+            )
+        return self
+
+    def layers(self, depth: int) -> list[int]:
+        """Numbers of the layers, out of `depth` of a stack, that have experts."""
+        return list(range(self.every - 1 if self.offset is None else self.offset, depth, self.every))
+
+
 class TransformerConfig(Section):
     """Shape of a transformer: one stack (`n_layers`), or an encoder beside a decoder.
 
@@ -138,6 +197,8 @@ class TransformerConfig(Section):
     """Width inside the feed-forward."""
     activation: Activation = "gelu"
     """Non-linearity of the feed-forward; `swiglu` and `geglu` have a gate (Shazeer 2020)."""
+    experts: ExpertLayers | None = None
+    """Layers with many feed-forwards, of which a token takes few (None: every layer has one)."""
     bias: bool = True
     """Whether linear layers and norms have biases."""
 
@@ -263,7 +324,25 @@ class TransformerConfig(Section):
             )
         if self.pair_classes and not self.pooler:
             raise ValueError(f"pair_classes = {self.pair_classes} needs pooler = true")
+        self._check_experts()
         return self
+
+    def _check_experts(self) -> None:
+        if self.experts is None:
+            return
+        having = [self.experts.layers(depth) for depth in self.stacks]
+        layers = sum(map(len, having))
+        if not layers:
+            raise ValueError(
+                f"experts.every = {self.experts.every}: no stack of {list(self.stacks)} layers has one with "
+                f"experts; nearest legal value: {max(self.stacks)}"
+            )
+        counts = self.experts.count
+        if isinstance(counts, tuple) and len(counts) != layers:
+            raise ValueError(
+                f"experts.count has {len(counts)} numbers and {layers} layers have experts; give one number "
+                f"for all of them, or {layers}"
+            )
 
     @property
     def head_width(self) -> int:
@@ -284,6 +363,24 @@ class TransformerConfig(Section):
     def is_encoder_decoder(self) -> bool:
         """Whether there is an encoder beside the decoder."""
         return self.encoder_layers > 0
+
+    @property
+    def stacks(self) -> tuple[int, ...]:
+        """Layers of each stack, the encoder's first."""
+        return (self.encoder_layers, self.decoder_layers) if self.is_encoder_decoder else (self.n_layers,)
+
+    @property
+    def experts_by_layer(self) -> tuple[tuple[int, ...], ...]:
+        """Number of experts of every layer of each stack; 0 where the feed-forward is dense."""
+        if self.experts is None:
+            return tuple((0,) * depth for depth in self.stacks)
+        having = [self.experts.layers(depth) for depth in self.stacks]
+        count, total = self.experts.count, sum(map(len, having))
+        counts = iter(count if isinstance(count, tuple) else (count,) * total)
+        return tuple(
+            tuple(next(counts) if layer in chosen else 0 for layer in range(depth))
+            for depth, chosen in zip(self.stacks, having, strict=True)
+        )
 
     @property
     def depth(self) -> int:

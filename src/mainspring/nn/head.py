@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mainspring.nn.block import activate, make_norm
+from mainspring.nn.block import make_norm
 from mainspring.nn.config import TransformerConfig
+from mainspring.nn.feed_forward import activate
 from mainspring.nn.linear import Linear, linear
 
 

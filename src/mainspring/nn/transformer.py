@@ -38,6 +38,8 @@ class Output(NamedTuple):
     """[B, D], where the configuration has a pooler."""
     pair_logits: Tensor | None = None
     """[B, pair_classes], where the configuration has them."""
+    auxiliary: Tensor | None = None
+    """Of layers with experts, summed over them: losses of balance and of the gates' normalisers, fp32 [2]."""
 
 
 class Transformer(nn.Module):
@@ -62,8 +64,9 @@ class Transformer(nn.Module):
         """Compute each layer again in backward instead of keeping what it computed."""
         self.embeddings = Embeddings(config)
         both = config.is_encoder_decoder
-        self.encoder = nn.ModuleList(Block(config) for _ in range(config.encoder_layers)) if both else None
-        self.layers = nn.ModuleList(Block(config, cross=both) for _ in range(config.depth))
+        *encoder, experts = config.experts_by_layer
+        self.encoder = nn.ModuleList(Block(config, experts=n) for n in encoder[0]) if encoder else None
+        self.layers = nn.ModuleList(Block(config, cross=both, experts=n) for n in experts)
         bias = config.t5_bias
         self.encoder_bias = _relative_bias(config, bias, True) if both and bias else None
         self.bias = _relative_bias(config, bias, bias.bidirectional and not both) if bias else None
@@ -108,12 +111,14 @@ class Transformer(nn.Module):
             seen = cache.push(batch)
             keys = seen if seen.ids.shape[1] > batch.ids.shape[1] else None
         sight = self._sight(batch, keys, facts, self.bias)
-        memory, cross_sight = self._remember(batch, source, cache)
+        auxiliary: list[Tensor] = []
+        memory, cross_sight = self._remember(batch, source, cache, auxiliary)
         x = self.embeddings(batch, shared_positions=facts.shared_positions) if embeds is None else embeds
         kept, before = [x], x
         for i, block in enumerate(self.layers):
             store = None if cache is None else cache.layers[i]
-            before, x = x, block(x, sight, memory, cross_sight, store, self.remat)
+            before = x
+            x = _apart(block(x, sight, memory, cross_sight, store, self.remat, valid=batch.valid), auxiliary)
             if i == 0 and self.conv is not None:
                 x = self.conv(kept[0], x, batch)
             if states:
@@ -121,14 +126,17 @@ class Transformer(nn.Module):
         hidden: Tensor = x if self.norm is None else self.norm(x)
         read = hidden
         if self.config.mask_decoder:
-            read = self._decode_masks(batch, before, sight)
+            read = self._decode_masks(batch, before, sight, auxiliary)
         elif self.config.head_context:
             read = hidden + hidden[:, :1]
         logits: Tensor = self.head(read if select is None else read[select], self.embeddings.token.weight)
         summary, pair = (None, None) if self.pooler is None else self.pooler(hidden)
-        return Output(logits, hidden, tuple(kept) if states else None, summary, pair)
+        losses = torch.stack(auxiliary).sum(0) if auxiliary else None
+        return Output(logits, hidden, tuple(kept) if states else None, summary, pair, losses)
 
-    def _decode_masks(self, batch: TokenBatch, below: Tensor, sight: Sight) -> Tensor:
+    def _decode_masks(
+        self, batch: TokenBatch, below: Tensor, sight: Sight, auxiliary: list[Tensor]
+    ) -> Tensor:
         """What tokens are predicted from: queries with positions, twice by the last layer (DeBERTa, 3.2).
 
         Args:
@@ -137,7 +145,8 @@ class Transformer(nn.Module):
         assert self.embeddings.position is not None
         queries: Tensor = below + self.embeddings.position(batch.pos + self.embeddings.offset)
         for _ in range(2):
-            queries = self.layers[-1](queries, sight, remat=self.remat, context=below)
+            given = self.layers[-1](queries, sight, remat=self.remat, context=below, valid=batch.valid)
+            queries = _apart(given, auxiliary)
         return queries
 
     def embed(self, batch: TokenBatch) -> Tensor:
@@ -163,25 +172,25 @@ class Transformer(nn.Module):
             raise UsageError("an encoder-decoder needs a source (or a cache that has seen it)")
 
     def _remember(
-        self, batch: TokenBatch, source: TokenBatch | None, cache: KVCache | None
+        self, batch: TokenBatch, source: TokenBatch | None, cache: KVCache | None, auxiliary: list[Tensor]
     ) -> tuple[Tensor | None, Sight | None]:
         """The encoder's output (unless the cache has it) and who sees what of it."""
         memory = None
         if source is not None:
-            memory = self._encode(source)
+            memory = self._encode(source, auxiliary)
             if cache is not None:
                 cache.source = source
         elif cache is not None:
             source = cache.source
         return memory, None if source is None else Sight(*source_mask(batch, source))
 
-    def _encode(self, source: TokenBatch) -> Tensor:
+    def _encode(self, source: TokenBatch, auxiliary: list[Tensor]) -> Tensor:
         assert self.encoder is not None
         facts = self._inspect(source)
         sight = self._sight(source, None, facts, self.encoder_bias)
         x: Tensor = self.embeddings(source, shared_positions=facts.shared_positions)
         for block in self.encoder:
-            x = block(x, sight, remat=self.remat)
+            x = _apart(block(x, sight, remat=self.remat, valid=source.valid), auxiliary)
         return x if self.encoder_norm is None else self.encoder_norm(x)
 
     def _sight(
@@ -255,6 +264,14 @@ class Transformer(nn.Module):
         for table in (self.embeddings.token, head):
             if table is not None:
                 declare(table, Initial(config.init_std, config.vocab_size))
+
+
+def _apart(given: Tensor | tuple[Tensor, Tensor], auxiliary: list[Tensor]) -> Tensor:
+    """What a layer hands on; its auxiliary losses, if it has such, go into the list."""
+    if isinstance(given, Tensor):
+        return given
+    auxiliary.append(given[1])
+    return given[0]
 
 
 def _triangle(pos: Tensor) -> Tensor:

@@ -1,0 +1,59 @@
+"""The feed-forward of a layer and its activations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mainspring.nn.config import Activation, TransformerConfig
+from mainspring.nn.linear import Linear
+
+
+def activate(kind: Activation) -> Callable[[Tensor], Tensor]:
+    """The pointwise function of an activation (of the gate's half, for gated ones)."""
+    functions: dict[Activation, Callable[[Tensor], Tensor]] = {
+        "gelu": F.gelu,
+        "gelu_tanh": _gelu_tanh,
+        "relu": F.relu,
+        "swiglu": F.silu,
+        "geglu": _gelu_tanh,
+    }
+    return functions[kind]
+
+
+def _gelu_tanh(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+def apply_activation(kind: Activation, inner: Tensor) -> Tensor:
+    """The non-linearity of a feed-forward: [..., inner] -> [..., d_ff]; gated kinds take (gate, value) in
+    turns."""
+    if kind not in ("swiglu", "geglu"):
+        return activate(kind)(inner)
+    gate, value = inner.view(*inner.shape[:-1], -1, 2).unbind(-1)
+    return activate(kind)(gate) * value
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with a non-linearity between; gated kinds multiply it with a second projection.
+
+    For gated kinds the rows of `up` are ordered [d_ff, (gate, value)], so that a slice of the inner width
+    is a slice of rows.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.activation = config.activation
+        self.up = Linear(config.d_model, config.d_ff * (2 if config.gated else 1), bias=config.bias)
+        self.down = Linear(config.d_ff, config.d_model, bias=config.bias)
+
+    def into_residual(self) -> list[nn.Module]:
+        """The maps that write into the residual stream."""
+        return [self.down]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, T, D] -> [B, T, D]."""
+        out: Tensor = self.down(apply_activation(self.activation, self.up(x)))
+        return out
