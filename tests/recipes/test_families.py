@@ -53,7 +53,7 @@ def test_published_recipes_fit_and_have_their_presets_size(name: str) -> None:
     # Without the rows that pad a vocabulary to a multiple of 64.
     found = forecast(load(name, [f"model.config.vocab_rows={preset.rows}"]), GPU, local_ranks=8)
     estimate = found.prepared.estimate
-    assert estimate.parameters.total == count_parameters(preset).total
+    assert estimate.parameters.network == count_parameters(preset).total
     assert estimate.tokens_per_step == recipe.train.batch_tokens
     assert estimate.fits
     assert recipe.optim.schedule.warmup_steps < recipe.train.steps

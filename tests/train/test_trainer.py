@@ -61,7 +61,9 @@ def test_a_run_learns_and_leaves_all_its_files(data: Path, tmp_path: Path) -> No
 def test_events_tell_rate_norm_time_and_memory(data: Path, tmp_path: Path) -> None:
     wanted = recipe(data, train__log_every=2)
     _, told, _ = fit(wanted, tmp_path)
-    start, steps, end = told[0], [e for e in told if isinstance(e, StepDone)], told[-1]
+    planned, start, *_, end = told
+    steps = [e for e in told if isinstance(e, StepDone)]
+    assert isinstance(planned, ev.Planned) and sum(planned.bytes_by_kind.values()) == planned.bytes_per_rank
     assert isinstance(start, ev.RunStarted) and isinstance(end, ev.RunEnded)
     assert (start.world, start.tokens, start.resumed, start.steps) == (1, 128, False, 6)
     assert start.parameters == sum(t.numel() for t in final_state(tmp_path).values())
@@ -105,7 +107,7 @@ def test_resuming_is_bit_equal(data: Path, tmp_path: Path, precision: str) -> No
     with pytest.raises(Killed):
         fit(wanted, tmp_path / "cut", kill)
     result, told, _ = fit(wanted, tmp_path / "cut")
-    assert isinstance(told[0], ev.RunStarted) and told[0].resumed and told[0].step == 4
+    assert isinstance(told[1], ev.RunStarted) and told[1].resumed and told[1].step == 4
     assert losses(told) == {s: v for s, v in losses(through).items() if s > 4}
     assert result.loss == losses(through)[6]
     same_state(final_state(tmp_path / "cut"), final_state(tmp_path / "through"))
@@ -133,7 +135,7 @@ def test_accumulation_gives_the_same_run(data: Path, tmp_path: Path) -> None:
             "mainspring.train.trainer.prepare", lambda *a, **k: prepared(*a, **{**k, "micro_rows": 2})
         )
         _, parts, _ = fit(recipe(data), tmp_path / "parts")
-    assert isinstance(parts[0], ev.RunStarted) and parts[0].accumulation == 4
+    assert isinstance(parts[1], ev.RunStarted) and parts[1].accumulation == 4
     for step, loss in losses(whole).items():
         assert losses(parts)[step] == pytest.approx(loss, abs=1e-5)
 

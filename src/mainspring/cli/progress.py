@@ -51,7 +51,13 @@ class ProgressSink:
 
     def __call__(self, event: events.Event) -> None:
         """Take an event."""
-        if isinstance(event, events.RunStarted):
+        if isinstance(event, events.Planned):
+            kinds = ", ".join(f"{kind} {amount(n, 'B')}" for kind, n in event.bytes_by_kind.items() if n)
+            self._say(
+                f"plan: {amount(event.bytes_per_rank, 'B')} of {amount(event.memory_per_rank, 'B')} a rank "
+                f"({kinds}), {duration(event.seconds_per_step)} a step"
+            )
+        elif isinstance(event, events.RunStarted):
             self._start(event)
         elif isinstance(event, events.StepDone):
             self._step(event)

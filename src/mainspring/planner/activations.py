@@ -11,10 +11,12 @@ a row.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from mainspring.nn.config import TransformerConfig
+from mainspring.planner.published import Kept
 
 Numerics = Literal["fp32", "autocast", "bf16"]
 """How bfloat16 is used: not at all; by autocast (residual stream in fp32); or throughout (FSDP2's policy)."""
@@ -37,6 +39,23 @@ class Widths:
         return cls(2 if numerics == "bf16" else 4, compute, 1 if cuda else compute)
 
 
+@dataclass(frozen=True)
+class LayerBytes:
+    """What a layer keeps for each token, by what shares it."""
+
+    stream: float
+    """In the width of the model: every tensor rank keeps it, unless they share the sequence."""
+    inner: float
+    """In the width of heads and of the feed-forward: tensor ranks share it."""
+    scores: float
+    """Of attention, softmax and its like: shared too, and what selective recomputation leaves out."""
+
+    @property
+    def total(self) -> float:
+        """Bytes of one rank alone."""
+        return self.stream + self.inner + self.scores
+
+
 def layer_bytes(
     config: TransformerConfig, seq_len: int, numerics: Numerics, *, cross: bool = False, cuda: bool = False
 ) -> float:
@@ -49,15 +68,24 @@ def layer_bytes(
         cross: the layer also attends to an encoder's output (of the same length).
         cuda: on a GPU rather than a CPU.
     """
+    return layer_parts(config, seq_len, numerics, cross=cross, cuda=cuda).total
+
+
+def layer_parts(
+    config: TransformerConfig, seq_len: int, numerics: Numerics, *, cross: bool = False, cuda: bool = False
+) -> LayerBytes:
+    """The same, taken apart."""
     w = Widths.of(numerics, cuda=cuda)
     h, i, f = config.d_model, config.n_heads * config.head_width, config.d_ff
     rotated = 2 * i * w.compute if config.rotary else 0
-    attention = (3 * i + i) * w.compute + rotated + _scores(config, seq_len, numerics, w)
+    attention = (3 * i + i) * w.compute + rotated
     # Each sub-layer: the norm's input in the residual stream, and the product's input.
     sub_layer = h * w.residual + h * w.compute + _norm_bytes(config, numerics) + _dropout(config, h, w)
     feed_forward = (4 * f if config.gated else 2 * f) * w.compute
-    crossed = sub_layer + 4 * i * w.compute + _scores(config, seq_len, numerics, w) if cross else 0
-    return 2 * sub_layer + attention + feed_forward + crossed
+    scores = _scores(config, seq_len, numerics, w)
+    if not cross:
+        return LayerBytes(2 * sub_layer, attention + feed_forward, scores)
+    return LayerBytes(3 * sub_layer, attention + feed_forward + 4 * i * w.compute, 2 * scores)
 
 
 def head_bytes(config: TransformerConfig, numerics: Numerics, *, cuda: bool = False) -> float:
@@ -77,7 +105,8 @@ def head_bytes(config: TransformerConfig, numerics: Numerics, *, cuda: bool = Fa
 def logit_bytes(config: TransformerConfig, numerics: Numerics) -> float:
     """Bytes for each predicted token around the loss: logits, log-softmax in fp32, and both gradients."""
     compute = Widths.of(numerics).compute
-    return float(config.vocab_size * (2 * compute + 2 * _FP32 if compute != _FP32 else 3 * _FP32))
+    columns = {"tokens": config.vocab_size, "replaced": 1, "none": 0}[config.head]
+    return float(columns * (2 * compute + 2 * _FP32 if compute != _FP32 else 3 * _FP32))
 
 
 def working_bytes(config: TransformerConfig, numerics: Numerics, *, cuda: bool = False) -> float:
@@ -89,25 +118,54 @@ def working_bytes(config: TransformerConfig, numerics: Numerics, *, cuda: bool =
 
 
 def kept_bytes(
-    config: TransformerConfig, seq_len: int, numerics: Numerics, *, remat: bool = False, cuda: bool = False
+    config: TransformerConfig,
+    seq_len: int,
+    numerics: Numerics,
+    *,
+    kept: Kept = "all",
+    tensor: int = 1,
+    pipeline: int = 1,
+    in_flight: int = 1,
+    cuda: bool = False,
 ) -> float:
-    """Bytes of activations that the whole model keeps for each token of a row (logits apart).
+    """Bytes of activations that a rank keeps for each token of a row (logits apart).
 
-    With rematerialisation a layer keeps its input alone, and one layer at a time is there in full.
+    Args:
+        config: shape of the model.
+        seq_len: tokens a row.
+        numerics: how bfloat16 is used.
+        kept: with "input" a layer keeps its input alone, and one layer at a time is there in full; with
+            "selective" it leaves out the scores.
+        tensor: ranks that share each layer, and between them the sequence.
+        pipeline: stages; the fullest has ceil(layers / stages) layers and the embeddings.
+        in_flight: micro-batches of which a stage keeps activations (one forward, one backward:
+            min(stages, micro-batches)).
+        cuda: on a GPU rather than a CPU.
     """
     stacks = (
         [(config.encoder_layers, False), (config.decoder_layers, True)]
         if config.is_encoder_decoder
         else [(config.n_layers, False)]
     )
-    layers = [
-        (count, layer_bytes(config, seq_len, numerics, cross=cross, cuda=cuda)) for count, cross in stacks
-    ]
-    head = head_bytes(config, numerics, cuda=cuda)
-    if not remat:
-        return head + sum(count * size for count, size in layers)
-    inputs = sum(count for count, _ in layers) * config.d_model * Widths.of(numerics).residual
-    return head + inputs + max(size for _, size in layers)
+    depth = sum(count for count, _ in stacks)
+    share = math.ceil(depth / pipeline) / depth
+    head = head_bytes(config, numerics, cuda=cuda) / tensor
+    full = most = 0.0
+    for count, cross in stacks:
+        layer = layer_parts(config, seq_len, numerics, cross=cross, cuda=cuda)
+        size = (layer.total - (layer.scores if kept == "selective" else 0.0)) / tensor
+        full += count * share * size
+        most = max(most, layer.total / tensor)
+    if kept == "input":
+        inputs = depth * share * config.d_model * Widths.of(numerics).residual / tensor
+        return in_flight * (head + inputs) + most
+    again = most if kept == "selective" and keeps_scores(config) else 0.0
+    return in_flight * (head + full) + again
+
+
+def keeps_scores(config: TransformerConfig) -> bool:
+    """Whether attention keeps its scores."""
+    return bool(config.attention_dropout) or config.t5_bias is not None or config.disentangled is not None
 
 
 def _norm_bytes(config: TransformerConfig, numerics: Numerics) -> float:
@@ -124,7 +182,7 @@ def _dropout(config: TransformerConfig, width: int, w: Widths) -> float:
 def _scores(config: TransformerConfig, seq_len: int, numerics: Numerics, w: Widths) -> float:
     """What PyTorch's attention keeps beside queries, keys, values and output; blocked attention nothing."""
     a, i = config.n_heads, config.n_heads * config.head_width
-    if not config.attention_dropout and config.t5_bias is None:
+    if not keeps_scores(config):
         return a * _FP32  # fused: one log-sum-exp a head
     # Unfused: the softmax; with dropout also the mask and the product; in bfloat16 fp32 copies of q, k, v
     # too.

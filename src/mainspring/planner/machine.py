@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from mainspring.config import Section
 from mainspring.nn.linear import linear
 from mainspring.parallel.world import usable_cores
+from mainspring.planner.device import Device
 from mainspring.planner.memory import available_memory
 
 _CPU_SHAPE = (512, 1024, 1024)
@@ -94,6 +95,37 @@ class Machine(Section):
     def flops(self, precision: str) -> float:
         """Peak rate of a rank in "fp32" or "bf16"."""
         return self.flops_bf16 if precision == "bf16" else self.flops_fp32
+
+
+EFFICIENCY = 0.85
+"""Part of the measured best rate that the matrix products of a model reach."""
+RUNTIME_BYTES = 300 * 2**20
+"""What a process holds before any tensor: the interpreter and the libraries (about 250 MiB resident on a
+CPU). (Both constants: docs/decisions/0003-parallel-on-fsdp2.md.)"""
+
+
+def device_of(machine: Machine, local_ranks: int) -> Device:
+    """A machine as the device of each of `local_ranks` ranks that share it."""
+    cuda = machine.device == "cuda"
+    return Device(
+        name=machine.accelerators[0] if cuda and machine.accelerators else machine.device,
+        kind="cuda" if cuda else "cpu",
+        flops={"fp32": machine.flops_fp32, "bf16": machine.flops_bf16},
+        efficiency=EFFICIENCY,
+        memory=machine.memory if cuda else machine.memory // local_ranks,
+        memory_bandwidth=machine.memory_bandwidth,
+        between_bandwidth=machine.elementwise_bandwidth,
+        reserved=RUNTIME_BYTES,
+        fragmentation=0.1 if cuda else 0.0,
+        ranks_per_node=max(1, local_ranks),
+        link_bandwidth=machine.link_bandwidth,
+        network_bandwidth=machine.link_bandwidth,
+        latency=0.0,
+        overlap=0.0,
+        host_memory=available_memory() // local_ranks if cuda else 0,
+        disk=2**62,
+        sources=("measured here",),
+    )
 
 
 def _together(work: Callable[[], float], ranks: int, threads: int) -> float:

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mainspring.data.dataset import TokenData
 from mainspring.data.shards import read_manifest
 from mainspring.errors import DataError
 from mainspring.models import FAMILIES, resolve
 from mainspring.nn.config import TransformerConfig
-from mainspring.objectives import Vocabulary
+from mainspring.objectives import Objective, Vocabulary
 from mainspring.objectives import build as build_objective
-from mainspring.objectives.config import predicted_share
 from mainspring.parallel.world import usable_cores
 from mainspring.planner import Machine, Prepared, prepare
 from mainspring.planner.memory import available_memory
@@ -85,7 +86,7 @@ def forecast(recipe: Recipe, machine: Machine | None = None, *, local_ranks: int
         ConfigError: the batch cannot be cut evenly.
         PlanError: it does not fit in memory.
     """
-    vocab_size, source = _vocabulary(recipe)
+    vocab_size, source = vocabulary(recipe)
     config = resolve(recipe.model, vocab_size)
     if machine is None:
         machine = Machine.measure(
@@ -99,7 +100,8 @@ def forecast(recipe: Recipe, machine: Machine | None = None, *, local_ranks: int
         precision=recipe.train.precision,
         machine=machine,
         local_ranks=local_ranks,
-        predicted=predicted_share(recipe.objective),
+        predicted=recipe.objective,
+        objective=objective_of(recipe, config),
     )
     return Forecast(recipe, config, prepared, machine, source)
 
@@ -129,7 +131,18 @@ def check(recipe: Recipe) -> None:
     forecast(recipe, here)
 
 
-def _vocabulary(recipe: Recipe) -> tuple[int, str]:
+def objective_of(recipe: Recipe, config: TransformerConfig) -> Objective:
+    """The recipe's objective for counting: where there is no data yet, over made-up special tokens."""
+    try:
+        tokens = Vocabulary.of_tokenizer(TokenData.open(recipe.data.path).tokenizer)
+    except DataError:
+        plain = np.zeros(config.vocab_size, bool)
+        tokens = Vocabulary(plain, plain, plain, mask=0, first=0, separator=0)
+    return build_objective(recipe.objective, tokens)
+
+
+def vocabulary(recipe: Recipe) -> tuple[int, str]:
+    """Size of the vocabulary, and where it was taken from: the data, the recipe, the preset."""
     try:
         return int(
             read_manifest(Path(recipe.data.path))["tokenizer"]["vocab_size"]

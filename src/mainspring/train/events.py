@@ -17,6 +17,19 @@ class Event:
 
 
 @dataclass(frozen=True)
+class Planned(Event):
+    """What the run will take, told before anything of the model is allocated."""
+
+    bytes_by_kind: dict[str, int]
+    """Of the fullest rank."""
+    bytes_per_rank: int
+    memory_per_rank: int
+    """What there is for it."""
+    seconds_per_step: float
+    """Expected."""
+
+
+@dataclass(frozen=True)
 class RunStarted(Event):
     """The model is built, the checkpoint (if any) is loaded, the first step is next."""
 

@@ -3,6 +3,7 @@ them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,6 @@ from mainspring.data.dataset import TokenData
 from mainspring.errors import DataError
 from mainspring.nn import Transformer, TransformerConfig, initialize
 from mainspring.objectives import Evolves, Objective, Vocabulary
-from mainspring.objectives.config import predicted_share
 from mainspring.parallel import World, build_mesh
 from mainspring.planner import Batch, Estimate, Machine
 from mainspring.train.begin import begin_from
@@ -63,6 +63,7 @@ def prepare(
     machine: Machine | None = None,
     micro_rows: int = 0,
     resumes: bool = False,
+    planned: Callable[[Estimate], None] = lambda estimate: None,
 ) -> Setup:
     """Build everything; every rank calls it.
 
@@ -73,6 +74,7 @@ def prepare(
         micro_rows: cut the batch into micro-batches of so many rows, as before an interruption, where that is
             possible (0: what fits best). The same cut gives the same sums to the last bit.
         resumes: a checkpoint is loaded next, so nothing is read from `train.init_from`.
+        planned: is told what the run will take, before anything of the model is allocated.
 
     Raises:
         UsageError: the recipe cannot be carried out: data, batch, plan or memory do not fit.
@@ -88,11 +90,13 @@ def prepare(
         seq_len=recipe.data.seq_len,
         precision=recipe.train.precision,
         machine=machine,
-        predicted=_predicted(recipe),
+        predicted=recipe.objective,
+        objective=objective,
         local_ranks=world.local_size,
     )
     if micro_rows and batch.rows_per_rank % micro_rows == 0:
         batch = batch.replace(micro_rows=micro_rows, accumulation=batch.rows_per_rank // micro_rows)
+    planned(estimate)
     weights = None if resumes else _weights(recipe, data)
     model, drawn = _model(recipe, config, objective, world, weights)
     optimizer = optim.build(model, recipe.optim)
@@ -120,10 +124,6 @@ def _measure(recipe: Recipe, world: World) -> Machine:
     if dist.is_initialized():
         dist.broadcast_object_list(told, src=0)
     return parse(Machine, told[0])
-
-
-def _predicted(recipe: Recipe) -> float:
-    return predicted_share(recipe.objective)
 
 
 def _model(

@@ -21,7 +21,7 @@ from mainspring import optim
 from mainspring.errors import CheckpointError, NonFiniteError
 from mainspring.nn.init import stable_seed
 from mainspring.parallel import World
-from mainspring.planner import Machine
+from mainspring.planner import Estimate, Machine
 from mainspring.train import checkpoint, events, holdout, nonfinite, resume
 from mainspring.train.feed import Feed
 from mainspring.train.memory import peak_memory
@@ -117,6 +117,7 @@ class Trainer:
                     machine=self._machine,
                     micro_rows=resume.micro_rows(before, self.world.size) if before else 0,
                     resumes=before is not None,
+                    planned=self._planned,
                 )
                 if before:
                     self._resume(setup, saver, before)
@@ -131,6 +132,17 @@ class Trainer:
                 raise
             self._end(status, began, "")
         return Result(status, self._step, self._loss, checkpoint.latest(self.run.checkpoints), stop.received)
+
+    def _planned(self, estimate: Estimate) -> None:
+        self._tell(
+            events.Planned(
+                self._step,
+                bytes_by_kind=dict(estimate.bytes_by_kind),
+                bytes_per_rank=estimate.bytes_per_rank,
+                memory_per_rank=estimate.memory_per_rank,
+                seconds_per_step=estimate.seconds_per_step,
+            )
+        )
 
     def _resume(self, setup: Setup, saver: checkpoint.Saver, path: Path) -> None:
         resume.check_same_run(path, setup)
@@ -156,7 +168,7 @@ class Trainer:
                 world=self.world.size,
                 device=str(self.world.device),
                 precision=train.precision,
-                parameters=setup.estimate.parameters.total,
+                parameters=setup.estimate.parameters.network,
                 rows=batch.rows,
                 tokens=batch.rows * self.recipe.data.seq_len,
                 micro_rows=batch.micro_rows,
@@ -174,7 +186,9 @@ class Trainer:
         """Do the steps that are left; True if a signal ended it before the last."""
         train = self.recipe.train
         feed = Feed(self.recipe, setup.data, setup.objective, setup.batch, self.world.rank)
-        step = Step(setup.model, setup.objective, self.recipe.optim.clip, self.world.device)
+        step = Step(
+            setup.model, setup.objective, self.recipe.optim.clip, self.world.device, setup.config.experts
+        )
         setup.model.train()
         begun_at, memory = self._step, peak_memory(self.world.device)
         while self._step < train.steps:

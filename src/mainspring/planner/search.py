@@ -1,0 +1,293 @@
+"""Every way to spread a run over a number of ranks, costed; the best, the rest, and why.
+
+The space is that of Narayanan et al. 2021 (arXiv 2104.04473) and of DeepSpeed's stages and tiers: all
+factorisations of the world into data x sequence x tensor x pipeline, the ZeRO stages, what layers keep for
+backward, where states are, and every way to cut a rank's rows in micro-batches. Nothing is pruned silently: a
+candidate that cannot be, or does not fit, is kept with its reason and its numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from mainspring.errors import PlanError
+from mainspring.parallel.precision import Precision
+from mainspring.planner.activations import keeps_scores
+from mainspring.planner.batch import CPU_MICRO_TOKENS
+from mainspring.planner.candidate import Candidate, Offload
+from mainspring.planner.cost import Cost, cost
+from mainspring.planner.device import Device
+from mainspring.planner.inventory import Inventory
+from mainspring.planner.published import Kept
+from mainspring.planner.units import amount
+from mainspring.planner.work import Work
+
+
+@dataclass(frozen=True)
+class Costed:
+    """A candidate that fits."""
+
+    candidate: Candidate
+    cost: Cost
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            **self.candidate.as_dict(),
+            "cannot_run_yet": self.candidate.missing(),
+            "seconds_per_step": self.cost.seconds_per_step,
+            "tokens_per_second": self.cost.tokens_per_second,
+            "device_bytes": self.cost.device_bytes,
+            "host_bytes": self.cost.host_bytes,
+            "disk_bytes": self.cost.disk_bytes,
+            "seconds": self.cost.seconds,
+            "traffic": self.cost.traffic,
+        }
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A candidate that is no plan, and why."""
+
+    candidate: Candidate
+    reason: str
+    """What rules it out, in words."""
+    numbers: dict[str, float]
+    """The figures that say so."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**self.candidate.as_dict(), "reason": self.reason, "numbers": self.numbers}
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search gives."""
+
+    fits: tuple[Costed, ...]
+    """All that fit, fastest first."""
+    rejected: tuple[Rejected, ...]
+    """All others, in the order of the search."""
+
+    @property
+    def pareto(self) -> tuple[Costed, ...]:
+        """Those that no other beats in one of seconds, device bytes and ranks without losing in another."""
+        kept: list[Costed] = []
+        for one in sorted(self.fits, key=_figures):
+            mine = _figures(one)
+            if not any(all(a <= b for a, b in zip(_figures(o), mine, strict=True)) for o in kept):
+                kept.append(one)
+        return tuple(kept)
+
+    def best(self, *, runs: bool = False) -> Costed:
+        """The fastest; with `runs`, of those that `parallel.apply` carries out today.
+
+        Raises:
+            PlanError: nothing fits; the message names what comes nearest.
+        """
+        for one in self.fits:
+            if not (runs and one.candidate.missing()):
+                return one
+        raise PlanError(self.nearest())
+
+    def nearest(self) -> str:
+        """What lacks least, for a message."""
+        by_lack = [r for r in self.rejected if "over" in r.numbers]
+        if not by_lack:
+            why = self.rejected[0].reason if self.rejected else "there was nothing to try"
+            return f"no plan: {why}"
+        least = min(by_lack, key=lambda r: r.numbers["over"])
+        return f"no plan fits; the nearest is {least.candidate.overrides()}: {least.reason}"
+
+
+@dataclass(frozen=True)
+class Space:
+    """What is tried. Structural limits (heads, layers, batch) reject; they are not narrowed here."""
+
+    tensor: Sequence[int] = (1, 2, 4, 8, 16)
+    pipeline: Sequence[int] = (1, 2, 4, 8, 16, 32, 64)
+    expert: Sequence[int] = (1,)
+    sequence: Sequence[int] = (1, 2, 4, 8)
+    zero: Sequence[int] = (0, 1, 2, 3)
+    kept: Sequence[Kept] = ("all", "selective", "input")
+    offload: Sequence[Offload] = ("none", "host", "disk")
+    halvings: int = 0
+    """How often the world is also tried at half the size."""
+
+
+RUNS_TODAY = Space(tensor=(1,), pipeline=(1,), sequence=(1,), kept=("all", "input"))
+"""What data parallelism and ZeRO alone reach."""
+
+
+def search(
+    inventory: Inventory,
+    work: Work,
+    device: Device,
+    world: int,
+    rows: int,
+    precision: Precision = "bf16",
+    *,
+    space: Space | None = None,
+) -> Found:
+    """Cost every candidate over `world` ranks.
+
+    Args:
+        inventory: of the module that is trained (`inventory_of`).
+        work: what a row is put through (`work_of`).
+        device: what a rank computes on.
+        world: ranks.
+        rows: of the global batch.
+        precision: of forward and backward.
+        space: what is tried; None: everything.
+
+    Returns:
+        What fits, fastest first, and what does not, with reasons.
+    """
+    space = space or Space()
+    fits: list[Costed] = []
+    rejected: list[Rejected] = []
+    for size in dict.fromkeys(world // 2**k for k in range(space.halvings + 1) if world % 2**k == 0):
+        for candidate in _candidates(space, size, rows):
+            refusal = _structure(candidate, inventory, work, device, rows)
+            if refusal is None:
+                fits_or_not = judge(inventory, work, candidate, device, precision)
+                if isinstance(fits_or_not, Costed):
+                    fits.append(fits_or_not)
+                    continue
+                refusal = fits_or_not
+            rejected.append(refusal)
+    return Found(tuple(sorted(fits, key=_figures)), tuple(rejected))
+
+
+def judge(
+    inventory: Inventory, work: Work, candidate: Candidate, device: Device, precision: Precision
+) -> Costed | Rejected:
+    """Cost one candidate and hold it against the device's memory, host and disk."""
+    found = cost(inventory, work, candidate, device, precision)
+    for where, needs, has in (
+        ("device", found.memory, device.memory),
+        ("host", found.host, device.host_memory),
+        ("disk", found.disk, device.disk),
+    ):
+        if needs > has:
+            kinds = {"device": found.device_bytes, "host": found.host_bytes, "disk": found.disk_bytes}[where]
+            most = max(kinds, key=lambda kind: kinds[kind])
+            reason = (
+                f"a rank needs {amount(needs, 'B')} on the {where} and has {amount(has, 'B')}; most of it is "
+                f"{most}, {amount(kinds[most], 'B')}"
+            )
+            numbers = {"needs": needs, "has": has, "over": needs - has, **_prefixed(where, kinds)}
+            return Rejected(candidate, reason, numbers)
+    return Costed(candidate, found)
+
+
+def _prefixed(where: str, kinds: dict[str, int]) -> dict[str, float]:
+    return {f"{where} {kind}": float(n) for kind, n in kinds.items() if n}
+
+
+def _figures(one: Costed) -> tuple[float, int, int]:
+    return one.cost.seconds_per_step, one.cost.memory, one.candidate.world
+
+
+def _candidates(space: Space, world: int, rows: int) -> Iterator[Candidate]:
+    for tensor, pipeline, sequence in product(space.tensor, space.pipeline, space.sequence):
+        split = tensor * pipeline * sequence
+        if world % split:
+            if split <= world:
+                yield Candidate(data=0, tensor=tensor, pipeline=pipeline, sequence=sequence)
+            continue
+        data = world // split
+        per_rank = rows // data if rows % data == 0 else 0
+        sizes = [
+            n for n in range(1, per_rank + 1) if per_rank % n == 0 and (n & (n - 1) == 0 or n == per_rank)
+        ]
+        for expert, zero, kept, offload in product(space.expert, space.zero, space.kept, space.offload):
+            if zero == 0 and offload != "none":
+                continue  # offloaded masters are shards: the same as stage 1
+            for micro in sizes or [0]:
+                yield Candidate(
+                    data=data,
+                    tensor=tensor,
+                    pipeline=pipeline,
+                    expert=expert,
+                    sequence=sequence,
+                    zero=zero,
+                    kept=kept,
+                    offload=offload,
+                    micro_rows=micro,
+                    accumulation=per_rank // micro if micro else 0,
+                )
+
+
+def _structure(
+    candidate: Candidate, inventory: Inventory, work: Work, device: Device, rows: int
+) -> Rejected | None:
+    """Why a candidate cannot be, whatever the memory."""
+    config, c = work.main.config, candidate
+
+    def no(reason: str, **numbers: float) -> Rejected:
+        return Rejected(candidate, reason, numbers)
+
+    depth = len(inventory.blocks)
+    if c.data == 0:
+        split = c.tensor * c.pipeline * c.sequence
+        return no(f"tensor x pipeline x sequence = {split} does not divide the number of ranks", split=split)
+    if c.tensor > device.ranks_per_node:
+        return no(
+            f"tensor = {c.tensor} reaches beyond a node of {device.ranks_per_node} ranks",
+            tensor=c.tensor,
+            ranks_per_node=device.ranks_per_node,
+        )
+    if config.n_heads % (c.tensor * c.sequence):
+        return no(
+            f"{config.n_heads} heads do not divide by tensor x sequence = {c.tensor * c.sequence}",
+            heads=config.n_heads,
+            split=c.tensor * c.sequence,
+        )
+    if config.d_ff % c.tensor or config.d_model % c.tensor:
+        return no(f"a width does not divide by tensor = {c.tensor}", d_ff=config.d_ff, tensor=c.tensor)
+    if c.pipeline > depth:
+        return no(f"{depth} layers are fewer than pipeline = {c.pipeline}", layers=depth, stages=c.pipeline)
+    if c.pipeline > 1 and depth % c.pipeline:
+        return no(f"{depth} layers do not divide by pipeline = {c.pipeline}", layers=depth, stages=c.pipeline)
+    if work.seq_len % (c.sequence * c.tensor):
+        return no(
+            f"rows of {work.seq_len} tokens do not divide by sequence x tensor = {c.sequence * c.tensor}",
+            seq_len=work.seq_len,
+            split=c.sequence * c.tensor,
+        )
+    if rows % c.data:
+        return no(f"{rows} rows do not divide by data = {c.data}", rows=rows, data=c.data)
+    experts = any(part.expert for unit in inventory.units for part in unit.parts)
+    if c.expert > 1 and not experts:
+        return no("the model has no experts", expert=c.expert)
+    if c.data % c.expert:
+        return no(f"expert = {c.expert} does not divide data = {c.data}", expert=c.expert, data=c.data)
+    if c.zero and c.replicas == 1 and c.offload == "none":
+        return no(f"zero = {c.zero} has one rank to shard over: the same as zero = 0", zero=c.zero)
+    if c.pipeline > 1 and c.zero > 1:
+        return no(
+            f"zero = {c.zero} under a pipeline reduces or gathers in every micro-batch; use zero = 1",
+            zero=c.zero,
+            pipeline=c.pipeline,
+        )
+    if c.kept == "selective" and not any(keeps_scores(one.config) for one in work.passes):
+        return no("attention is fused and keeps no scores that could be left out", scores=0)
+    if c.accumulation < c.pipeline:
+        return no(
+            f"{c.accumulation} micro-batches leave {c.pipeline} stages idle",
+            micro_batches=c.accumulation,
+            stages=c.pipeline,
+        )
+    if device.kind == "cpu" and c.offload == "host":
+        return no("the device is the host: nothing is moved by offloading to it", memory=device.memory)
+    if device.kind == "cpu" and c.micro_rows > 1 and c.micro_rows * work.seq_len > CPU_MICRO_TOKENS:
+        return no(
+            f"a micro-batch of {c.micro_rows * work.seq_len} tokens costs memory and gains nothing on a CPU",
+            tokens=c.micro_rows * work.seq_len,
+            most=CPU_MICRO_TOKENS,
+        )
+    return None

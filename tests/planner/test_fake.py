@@ -1,0 +1,56 @@
+"""A fake world runs the real `apply`; what it counts is what was predicted. Each case has its own process."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import json, sys
+from mainspring.planner import Candidate, verify
+from mainspring.planner.presets import TRILLION, TURING_NLG
+from mainspring.models.gpt2.config import gpt2
+config = {"tnlg": TURING_NLG, "trillion": TRILLION, "odd": gpt2(72, 5, 3, vocab_size=331)}[sys.argv[1]]
+found = []
+for case in json.loads(sys.argv[2]):
+    precision = case.pop("precision", "bf16")
+    seen = verify(config, Candidate(**case), precision)
+    found.append([seen.error, seen.seconds, seen.resident, seen.counted, seen.predicted])
+print(json.dumps(found))
+"""
+
+
+def verified(model, cases):
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", PROGRAM, model, json.dumps(cases)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout)
+
+
+@pytest.mark.parametrize(("model", "world"), [("tnlg", 256), ("trillion", 1024)])
+def test_predicted_bytes_are_counted(model, world):
+    (found,) = verified(model, [{"data": world, "zero": 3}])
+    error, seconds, resident, counted, predicted = found
+    assert error < 0.02
+    for kind, n in counted.items():
+        assert predicted[kind] == pytest.approx(n, rel=0.02)
+    assert seconds < 30 and resident < 2**30
+    psi = {"tnlg": 17_178_680_064, "trillion": 1_008_038_502_400}[model]
+    assert counted["optimizer"] == pytest.approx(8 * psi / world, rel=1e-3)
+
+
+def test_every_stage_back_end_and_precision():
+    cases = [
+        {"data": 7, "zero": zero, "backend": backend, "precision": precision, "accumulation": steps}
+        for zero in (1, 2, 3)
+        for backend in ("flat", "fsdp2")
+        for precision in ("fp32", "bf16")
+        for steps in (1, 2)
+    ]
+    for case, (error, *_) in zip(cases, verified("odd", cases), strict=True):
+        assert error < 0.02, case
