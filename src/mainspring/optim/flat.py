@@ -81,27 +81,37 @@ class FlatAdam(torch.optim.Optimizer):
         return loss
 
     @torch.no_grad()
-    def prepare(self, *, scale: float = 1.0) -> Update:
+    def prepare(self, *, scale: float = 1.0, only: Iterable[nn.Parameter] | None = None) -> Update:
         """The update with the gradients and settings of now, to be carried out once, perhaps in a thread.
 
-        Until that is done, parameters, their states and these gradients may not be changed, and nothing else
-        prepared.
+        Args:
+            scale: factor of all gradients.
+            only: parameters to update; None for all.
+
+        Until that is done, the parameters, their states and these gradients may not be changed, and no other
+        update of them prepared.
         """
-        self._allocate()
+        chosen = None if only is None else {id(parameter) for parameter in only}
+        groups = [
+            (
+                {key: value for key, value in group.items() if key != "params"},
+                [p for p in group["params"] if p.grad is not None and (chosen is None or id(p) in chosen)],
+            )
+            for group in self.param_groups
+        ]
+        self._allocate([parameter for _, parameters in groups for parameter in parameters])
         work: list[tuple[dict[str, Any], list[Entry]]] = []
         counts: list[Tensor] = []
-        for group in self.param_groups:
+        for settings, parameters in groups:
             entries = []
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
+            for parameter in parameters:
                 state = self.state[parameter]
                 counts.append(state["step"])
                 entry = self._entry(parameter, state)
                 if entry.p.numel():
                     entries.append(entry)
-            work.append(({k: v for k, v in group.items() if k != "params"}, merge(entries)))
-        total = sum(entry.p.numel() for _, entries in work for entry in entries)
+            work.append((settings, merge(entries)))
+        total = sum(parameter.numel() for group in self.param_groups for parameter in group["params"])
 
         @torch.no_grad()
         def carry_out() -> None:
@@ -161,16 +171,13 @@ class FlatAdam(torch.optim.Optimizer):
         fp, fm, fv, fg = (t for t in seen if t is not None)
         return Entry(fp, fm, fv, fg, None if out is None else plain(out), step)
 
-    def _allocate(self) -> None:
-        """Give parameters that have a gradient for the first time their states, side by side in memory where
-        the parameters are."""
-        fresh: dict[int, nn.Parameter] = {}
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None and not self.state[parameter]:
-                    fresh[id(parameter)] = parameter
+    def _allocate(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Give those of `parameters` without states theirs, side by side in memory where the parameters
+        are."""
         simple: dict[int, nn.Parameter] = {}
-        for parameter in fresh.values():
+        for parameter in parameters:
+            if self.state[parameter]:
+                continue
             state = self.state[parameter]
             state["step"] = torch.tensor(0.0)
             shard = not isinstance(parameter, DTensor) and parameter.ndim == 1 and parameter.is_contiguous()

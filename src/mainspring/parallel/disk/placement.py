@@ -108,6 +108,9 @@ class DiskPlacement:
         self._gradients = []
         self.prefetcher.resume()
 
+    def settle(self) -> None:
+        """Nothing of the masters is in memory between steps."""
+
     @contextmanager
     def opened(
         self, shard: Shard, optimizer: torch.optim.Optimizer | None = None, *, write: bool = True
