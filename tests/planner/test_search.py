@@ -6,7 +6,17 @@ from mainspring.errors import ConfigError, PlanError
 from mainspring.models.gpt2.config import gpt2
 from mainspring.objectives import Vocabulary, build
 from mainspring.objectives.config import ContrastConfig, ReplacedConfig
-from mainspring.planner import Candidate, Space, cost, device, devices, inventory_of, search, work_of
+from mainspring.planner import (
+    Candidate,
+    Space,
+    cost,
+    count_parameters,
+    device,
+    devices,
+    inventory_of,
+    search,
+    work_of,
+)
 from mainspring.planner.explain import reasons
 from mainspring.planner.presets import TURING_NLG
 from mainspring.planner.states import state_bytes
@@ -162,3 +172,17 @@ def test_measured_rates_lie_between_the_measured_widths():
     timed = V100.replace(collectives={"all_gather": (0.5, 100.0)})
     assert timed.collective("all_gather", 200.0, 2) == 2.5
     assert timed.collective("all_gather", 200.0, 1) == 0.0
+
+
+def test_experts_are_held_by_all_and_met_by_few():
+    config = gpt2(32, 2, 2, vocab_size=64, max_positions=32, experts={"count": 4, "top_k": 2})
+    inventory = inventory_of(config)
+    of_experts = [part for unit in inventory.units for part in unit.parts if part.expert]
+    matrices = sum(part.numel for part in of_experts if len(part.shape) == 3)
+    assert matrices == 4 * 2 * 32 * 128
+    layer = 4 * 32 * 32 + 2 * 32 * 128
+    assert count_parameters(config).matrix == 2 * layer - 2 * 32 * 128 + matrices // 2 + 4 * 32
+    spread = inventory.units[-1].elements(expert=4)
+    assert inventory.units[-1].numel - spread == 3 / 4 * sum(part.numel for part in of_experts)
+    found = search(inventory, work_of(config, 32), V100, 4, 16, space=Space(expert=(1, 4), tensor=(1,)))
+    assert {one.candidate.expert for one in found.fits} == {1, 4}

@@ -65,6 +65,8 @@ def count_parameters(
             kinds[kind] += parameter.numel()
             if parameter.ndim == 2 and kind in ("attention", "feed_forward"):
                 matrix += parameter.numel()
+            elif parameter.ndim == 3 and ".experts." in name and config.experts is not None:
+                matrix += parameter[0].numel() * config.experts.top_k  # a token takes few of them
             elif parameter.ndim == 2 and kind == "head" and not name.startswith("pooler"):
                 head += parameter.numel()
         if config.tied and config.head == "tokens":
