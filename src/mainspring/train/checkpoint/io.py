@@ -91,7 +91,7 @@ def load(
             state.allocate_optimizer_state(model, optimizer, content)
         else:
             content = _models_part(content)
-        named = state.run_state(model, optimizer)
+        named = state.run_state(model, optimizer, empty=True)
     except CheckpointError as error:
         raise CheckpointError(f"{error}; {folders.advice(path)}") from error
     state.check_fit(named, content)

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from mainspring import parallel
 from mainspring.errors import CheckpointError
 from mainspring.nn.span import Span, logical_shape, mark, span_of
-from mainspring.train.checkpoint.boxes import Held, Leaf, held_piece
+from mainspring.train.checkpoint.boxes import Box, Held, Leaf, held_piece
 from mainspring.train.checkpoint.manifest import DTYPES, Entry, Manifest
 from mainspring.train.checkpoint.tiers import tiers
 
@@ -27,25 +27,35 @@ COUNTERS = frozenset({"step", "mu_product", "mu", "eta"})
 """States of an optimizer that are one number for a parameter, whatever its shape."""
 
 
-def run_state(model: nn.Module, optimizer: Optimizer | None) -> dict[str, Leaf]:
+def run_state(model: nn.Module, optimizer: Optimizer | None, *, empty: bool = False) -> dict[str, Leaf]:
     """All that a checkpoint stores: `model_state`, and `optimizer_state` if there is an optimizer.
 
     What an offloading tier keeps is not read before it is written.
+
+    Args:
+        model: spread or not.
+        optimizer: its states are stored too.
+        empty: as `optimizer_state` has it.
     """
     away = tiers(model, optimizer)
+    if away:
+        parallel.settle(model)  # an update that is under way ends, so that all states have their names
     result: dict[str, Leaf] = dict(model_state(model))
+    if optimizer is not None:
+        result |= optimizer_state(model, optimizer, empty=empty)
     for tier in away:
         for name, piece in zip(tier.shard.names, tier.shard.pieces, strict=True):
-            span = _span(piece)
-            result[MODEL + name] = held_piece(span, piece.dtype, partial(_same, piece), tier)
-    if optimizer is not None:
-        result |= optimizer_state(model, optimizer)
-        for tier in away:
-            for name, piece in zip(tier.shard.names, tier.shard.pieces, strict=True):
-                for key, value in optimizer.state.get(piece, {}).items():
-                    if isinstance(value, Tensor) and value.shape == piece.shape:
-                        read = partial(_value, optimizer, piece, key)
-                        result[f"{OPTIMIZER}{name}.{key}"] = held_piece(_span(piece), value.dtype, read, tier)
+            result[MODEL + name] = held_piece(_span(piece), piece.dtype, partial(_same, piece), tier)
+            for key, value in optimizer.state.get(piece, {}).items() if optimizer is not None else ():
+                place = f"{OPTIMIZER}{name}.{key}"
+                if place in result:
+                    assert optimizer is not None
+                    read = partial(_value, optimizer, piece, key)
+                    if value.shape == piece.shape:
+                        result[place] = held_piece(_span(piece), value.dtype, read, tier)
+                    else:
+                        box = Box((0,) * value.ndim, tuple(value.shape), read)
+                        result[place] = Held(value.shape, value.dtype, (box,), tier)
     return result
 
 
@@ -63,11 +73,19 @@ def model_state(model: nn.Module) -> dict[str, Tensor]:
     return named
 
 
-def optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """Tensors of the optimizer's state under their logical names; those of a piece are pieces as well."""
+def optimizer_state(model: nn.Module, optimizer: Optimizer, *, empty: bool = False) -> dict[str, Tensor]:
+    """Tensors of the optimizer's state under their logical names; those of a piece are pieces as well.
+
+    Args:
+        model: whose parameters the optimizer holds.
+        optimizer: after its first step.
+        empty: also of pieces that have no elements here. They are never stepped, so what they count may be
+            old: they are to be filled, not to be stored.
+    """
     return {
         f"{OPTIMIZER}{name}.{key}": _marked_as(parameter, value.detach())
         for name, parameter in _parameters(model).items()
+        if empty or parameter.numel() or not logical_shape(parameter).numel()
         for key, value in optimizer.state.get(parameter, {}).items()
         if isinstance(value, Tensor)
     }
