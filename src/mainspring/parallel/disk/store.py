@@ -240,8 +240,8 @@ def _direct_works(folder: Path) -> bool:
 
 
 def _file_name(name: str) -> str:
-    """A file name for a tensor's: letters, digits, dots, dashes and plus signs stay."""
-    return "".join(c if c.isalnum() or c in ".-+" else f"%{ord(c):02x}" for c in name) + ".bin"
+    """A file name for a tensor's: letters, digits and .-+_ stay."""
+    return "".join(c if c.isalnum() or c in ".-+_" else f"%{ord(c):02x}" for c in name) + ".bin"
 
 
 def padded_bytes(numel: int, dtype: torch.dtype) -> int:
