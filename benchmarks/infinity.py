@@ -184,8 +184,7 @@ def main(arguments: argparse.Namespace) -> int:
     ]
     notes = [
         "The limit is RLIMIT_DATA over what the imports take: heap and private pages, resident or not.",
-        "Where the device is the CPU, offload to the host shares the device's limit: its largest model is that "
-        "of memory.",
+        "Where the device is the CPU, offload to the host shares its limit: the largest model is memory's.",
         "The bound is max(step in memory, bytes read / read rate + bytes written / write rate); rates are "
         "measured in the same process before training, checksums included.",
         "DeepSpeed's NVMe offload is not run here: its async_io is compiled on first use against libaio-dev.",
