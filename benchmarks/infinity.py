@@ -135,7 +135,7 @@ def _largest(where: str, folder: str, limit: int, most: int) -> tuple[int, int]:
 def main(arguments: argparse.Namespace) -> int:
     """Run all and write the result."""
     layers, steps, rounds = (8, 3, 1) if arguments.quick else (32, 5, 5)
-    limit, most = (192 * 2**20, 32) if arguments.quick else (LIMIT, 160)
+    limit, most = (192 * 2**20, 16) if arguments.quick else (LIMIT, 160)
     with tempfile.TemporaryDirectory(prefix="infinity-", dir=os.environ.get("TMPDIR")) as folder:
         runs = interleave(
             rounds,
