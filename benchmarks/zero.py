@@ -279,7 +279,7 @@ def main() -> int:
         f"clipping; median of {rounds} rounds. All engines train our module, so products and attention are "
         "the same. In bf16 DDP runs under autocast; FSDP2 and DeepSpeed keep 16-bit copies as we do, and "
         "reduce in bf16.",
-        "Time to the first step counts from after the imports; what DeepSpeed compiles is in its cache by then.",
+        "Time to the first step counts from after the imports; what DeepSpeed compiles is cached by then.",
     ]
     if not deepspeed.exists():
         notes.append(f"DeepSpeed was left out: there is no {deepspeed}.")
