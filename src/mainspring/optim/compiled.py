@@ -43,8 +43,8 @@ def compiled_update(device_type: str, gradient: torch.dtype, out: torch.dtype | 
     except Exception as error:  # torch gives a compiler's faults no common class
         warnings.warn(
             f"the optimizer's update could not be compiled for {device_type} ({_brief(error)}): "
-            "it runs without, right but slower where gradients or weights are in 16 bits (by about a "
-            "quarter on a CPU). Install a C++ compiler (g++), or set compiled=false in the optimizer's "
+            "it runs without, right but slower where gradients or weights are in 16 bits (by 3 to "
+            "15 % on two cores). Install a C++ compiler (g++), or set compiled=false in the optimizer's "
             "settings to say that this is meant",
             RuntimeWarning,
             stacklevel=2,

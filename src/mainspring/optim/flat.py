@@ -16,8 +16,9 @@ from mainspring.optim.runs import Entry, adjacent, flat, local, merge, plain
 from mainspring.optim.update import Kind, numbers
 
 COMPILE_FROM = 32 * 2**20
-"""Elements from which the time that a compiled step saves (0.1 to 0.2 s per thousand million elements on one
-thread) is worth compiling for, where nothing was said."""
+"""Elements from which a step is compiled where nothing was said. Beside the portable blocks that saves about
+0.02 ns an element on one thread and 0.05 on two (Zen 5, 40 M elements): with two, 1.6 ms a step from here on,
+which pays for 7 s of compiling after some 4,000 steps."""
 SHORT = 2**14
 """Elements below which a call of a compiled function costs more than it saves."""
 

@@ -2,7 +2,7 @@
 
 The fused kernel wants gradients in the dtype of the weights and writes no copies. Around it, a block of a
 run at a time: the gradient is cast to a small buffer, the block updated, its copy written while the block is
-still in the cache. On a CPU that costs about a sixth more than one compiled pass (less on one thread).
+still in the cache. On two cores that took 15 % more time than the compiled pass, on one 3 %.
 """
 
 from __future__ import annotations
