@@ -1,5 +1,6 @@
 """What a model is trained to do: views of a batch, and the losses on them."""
 
+from mainspring.objectives.auxiliary import with_auxiliary
 from mainspring.objectives.base import (
     ComparesTexts,
     Evolves,
@@ -93,5 +94,6 @@ __all__ = [
     "passes",
     "smoothed_cross_entropy",
     "summed_cross_entropy",
+    "with_auxiliary",
     "word_starts",
 ]

@@ -17,7 +17,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mainspring import comm, parallel
-from mainspring.objectives import Evolves, Loss, Objective, Views, passes
+from mainspring.nn.config import ExpertLayers
+from mainspring.objectives import Evolves, Loss, Objective, Views, passes, with_auxiliary
 from mainspring.parallel.strategy import strategy_of
 
 
@@ -48,11 +49,20 @@ class Step:
         objective: what it is trained to do.
         clip: largest global gradient norm (0: any).
         device: where the model is.
+        experts: the model's layers of experts, whose losses are added.
     """
 
-    def __init__(self, model: nn.Module, objective: Objective, clip: float, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        clip: float,
+        device: torch.device,
+        experts: ExpertLayers | None = None,
+    ) -> None:
         self.model = model
         self.objective = objective
+        self._trained = with_auxiliary(objective, experts)
         self.clip = clip
         self.device = device
 
@@ -104,7 +114,7 @@ class Step:
     def _global_counts(self, micro_batches: Sequence[Views]) -> dict[str, int]:
         local: dict[str, int] = {}
         for views in micro_batches:
-            for name, count in self.objective.counts(views).items():
+            for name, count in self._trained.counts(views).items():
                 local[name] = local.get(name, 0) + count
         names = sorted(local)
         packed = torch.tensor([local[n] for n in names], dtype=torch.int64, device=self.device)
@@ -138,5 +148,5 @@ class Step:
         """
         plan = strategy_of(self.model).plan
         if plan.zero == 1 and plan.backend == "fsdp2":
-            return [lambda: self.objective.loss(self.model, views)]
-        return passes(self.objective, self.model, views)
+            return [lambda: self._trained.loss(self.model, views)]
+        return passes(self._trained, self.model, views)
