@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from types import MethodType
 from typing import Any
 
 import torch
 import transformers as hf
 from torch import nn
+from transformers.models.nllb_moe.modeling_nllb_moe import NllbMoeExperts
 from transformers.models.t5.modeling_t5 import T5Attention
 from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
@@ -46,8 +48,8 @@ def xlm(**other: Any) -> Any:
     return hf.XLMWithLMHeadModel(hf.XLMConfig(**{**values, "n_langs": 3, "use_lang_emb": True, **other}))
 
 
-def m2m(**other: Any) -> Any:
-    values = {
+def m2m_values(**other: Any) -> dict[str, Any]:
+    return {
         "vocab_size": V,
         "d_model": 32,
         "encoder_layers": 2,
@@ -59,7 +61,32 @@ def m2m(**other: Any) -> Any:
         "max_position_embeddings": 40,
         **other,
     }
-    return hf.M2M100ForConditionalGeneration(hf.M2M100Config(**values))
+
+
+def m2m(**other: Any) -> Any:
+    return hf.M2M100ForConditionalGeneration(hf.M2M100Config(**m2m_values(**other)))
+
+
+def nllb_moe(**other: Any) -> Any:
+    values = {"encoder_layers": 4, "decoder_layers": 2, "num_experts": 3, "encoder_sparse_step": 2}
+    fixed = {"decoder_sparse_step": 2, "moe_token_dropout": 0.0, "router_aux_loss_coef": 0.01}
+    settings = m2m_values(**values, **fixed, **other)
+    return hf.NllbMoeForConditionalGeneration(hf.NllbMoeConfig(**settings))
+
+
+def nllb_moe_logits(model: Any, data: TokenBatch, source: TokenBatch | None) -> torch.Tensor:
+    """transformers 5.23 takes the router's mask [tokens, experts] for the numbers of experts: everything goes
+    to experts 0 and 1. Here each of its experts gets the tokens that its router gave it."""
+
+    def as_routed(self: Any, hidden: torch.Tensor, mask: torch.Tensor, probs: torch.Tensor) -> torch.Tensor:
+        return sum(probs[:, e, None] * self[f"expert_{e}"](hidden) for e in range(self.num_experts))
+
+    for module in model.modules():
+        if isinstance(module, NllbMoeExperts):
+            module.forward = MethodType(as_routed, module)
+    assert source is not None
+    valid = None if source.valid is None else source.valid.long()
+    return model(input_ids=source.ids, attention_mask=valid, decoder_input_ids=data.ids).logits
 
 
 class Unilm2(nn.Module):
@@ -269,6 +296,9 @@ CASES = [
         offset=2,
         source=True,
         name="zcode-plain",
+    ),
+    Case(
+        "zcode_moe", nllb_moe, hf.NllbMoeForConditionalGeneration, offset=2, source=True, call=nllb_moe_logits
     ),
 ]
 """Every family, some in several forms."""

@@ -103,7 +103,11 @@ BIAS = 32 * 12
 """UniLM v2 has a score for each bucket and head beside a BERT of its size."""
 LAYER = {width: 12 * width**2 + 13 * width for width in (768, 1536)}
 """A layer has four matrices of the width squared and two of four times that, their biases, two norms."""
+EXPERT = 2 * 1024 * 4096 + 4096 + 1024
+"""Two matrices and their biases."""
 WRITTEN: list[tuple[str, str, int, int]] = [
+    # every other of 36 layers: 63 experts more, and a gate; 10B
+    ("zcode_moe", "m3", 10_154_612_736, 634_945_536 + 18 * (63 * EXPERT + 64 * 1024)),
     ("unilm", "v2-base", 109_514_682, 109_514_298 + BIAS),  # 110M
     ("unilm", "v2-large", 335_174_970, 335_174_458 + 32 * 16),  # 340M
     (

@@ -22,7 +22,7 @@ FILE = "mainspring_objective.json"
 """Beside exported weights."""
 
 _PUBLISHED: Mapping[str, ObjectiveConfig] = MappingProxyType(
-    {"zcode": TranslateConfig(), "unilm": Seq2SeqConfig()}
+    {"zcode": TranslateConfig(), "zcode_moe": TranslateConfig(), "unilm": Seq2SeqConfig()}
 )
 """What models of others are taken to have learnt, by family: M2M-100's and s2s-ft's tasks."""
 

@@ -67,6 +67,14 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             "unilm", unilm.PRESETS, unilm.WEIGHTS, "unilm", unilm.to_hf, unilm.from_hf, upgrade=unilm.upgrade
         ),
         "zcode": Family("zcode", zcode.PRESETS, zcode.WEIGHTS, "m2m_100", zcode.to_hf, zcode.from_hf),
+        "zcode_moe": Family(
+            "zcode_moe",
+            zcode.experts.PRESETS,
+            zcode.WEIGHTS_OF_EXPERTS,
+            "nllb-moe",
+            zcode.experts.to_hf,
+            zcode.experts.from_hf,
+        ),
         "turing_nlg": Family(
             "turing_nlg",
             turing_nlg.PRESETS,

@@ -92,6 +92,21 @@ class Copies:
 
 
 @dataclass(frozen=True)
+class StackedExperts:
+    """The published layout has a tensor for each expert; ours stacks matrices and joins vectors."""
+
+    def read(self, theirs: Sequence[Tensor], config: TransformerConfig) -> Tensor:
+        """E of [out, in] to [E, out, in], or E of [out] to [E * out]."""
+        return torch.stack(list(theirs)) if theirs[0].ndim > 1 else torch.cat(list(theirs))
+
+    def write(self, ours: Tensor, config: TransformerConfig) -> list[Tensor]:
+        """One tensor for each expert."""
+        assert config.experts is not None and isinstance(config.experts.count, int)
+        stacked = ours if ours.ndim > 1 else ours.view(config.experts.count, -1)
+        return list(stacked.unbind(0))
+
+
+@dataclass(frozen=True)
 class FusedHeads:
     """Ours joins projections with rows [head, part, head_dim]; theirs are blocks of rows [head, head_dim]."""
 

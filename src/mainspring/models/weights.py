@@ -1,8 +1,9 @@
 """WeightMap: one declarative table of weight names and layouts, read in both directions.
 
 A rule joins a pattern of ours to one or several patterns of a published checkpoint with a transform; `{i}`
-stands for a layer's number. The shapes that a checkpoint must have follow from ours through the transforms,
-on the meta device, so that a wrong checkpoint is refused with names and shapes before anything is built.
+stands for a layer's number, and one with `{e}` for a tensor of each expert. The shapes that a checkpoint must
+have follow from ours through the transforms, on the meta device, so that a wrong checkpoint is refused with
+names and shapes before anything is built.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class WeightMap:
             WeightsError: names are missing or unexpected, or shapes differ; all are listed.
         """
         shapes = expected_shapes(config)
-        entries = self._entries(shapes)
+        entries = self._entries(shapes, config)
         wanted = {name for entry in entries for name in entry.theirs}
         given = {self._current(name, wanted): tensor for name, tensor in theirs.items()}
         self._fill_from_aliases(given, wanted)
@@ -115,11 +116,11 @@ class WeightMap:
         shapes = expected_shapes(config)
         refuse_differences(ours, shapes, "the state is not this model's")
         result: dict[str, Tensor] = {}
-        for entry in self._entries(shapes):
+        for entry in self._entries(shapes, config):
             result.update(zip(entry.theirs, entry.transform.write(ours[entry.ours], config), strict=True))
         return result
 
-    def _entries(self, names: Mapping[str, torch.Size]) -> list[_Entry]:
+    def _entries(self, names: Mapping[str, torch.Size], config: TransformerConfig) -> list[_Entry]:
         patterns = [
             (re.compile(re.escape(rule.ours).replace(r"\{i\}", r"(\d+)")), rule) for rule in self.rules
         ]
@@ -131,7 +132,9 @@ class WeightMap:
             match, rule = found
             theirs = (rule.theirs,) if isinstance(rule.theirs, str) else rule.theirs
             layer = match[1] if match.groups() else ""
-            entries.append(_Entry(name, tuple(t.replace("{i}", layer) for t in theirs), rule.transform))
+            filled = tuple(t.replace("{i}", layer) for t in theirs)
+            every = tuple(one for t in filled for one in _each_expert(t, config))
+            entries.append(_Entry(name, every, rule.transform))
         return entries
 
     def _current(self, name: str, wanted: set[str]) -> str:
@@ -156,6 +159,18 @@ class WeightMap:
         return name in self.aliases or any(
             re.fullmatch(p, n) for p in self.ignored for n in (name, self.prefix + name)
         )
+
+
+def _each_expert(pattern: str, config: TransformerConfig) -> list[str]:
+    """The pattern, or with `{e}` in it a name for every expert."""
+    if "{e}" not in pattern or config.experts is None:
+        return [pattern]
+    count = config.experts.count
+    if not isinstance(count, int):
+        raise WeightsError(
+            f"experts.count = {list(count)}: the published layout has as many experts in every layer"
+        )
+    return [pattern.replace("{e}", str(expert)) for expert in range(count)]
 
 
 def expected_shapes(config: TransformerConfig) -> dict[str, torch.Size]:
