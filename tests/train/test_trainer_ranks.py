@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from mainspring.errors import NonFiniteError
+from mainspring.parallel.zero.scale import LossScaler
 from mainspring.train import checkpoint as ck
 from mainspring.train import events as ev
 from mainspring.train.events import StepDone
@@ -93,6 +94,43 @@ def test_flat_shards_resume_to_the_bit(data: Path, tmp_path: Path, zero: int) ->
         assert torch.equal(value, ends[1][name]), name
 
 
+def half_precision(rank: int, world: int, data: str, place: str) -> list[Any]:
+    """Two runs in fp16, one interrupted: losses, skipped steps and what the checkpoints know of the scale."""
+    LossScaler.__init__.__defaults__ = (2.0**20, 2000)  # overflows at first
+    told: dict[str, list[ev.Event]] = {"whole": [], "part": []}
+    for run, steps in (("whole", 6), ("part", 3), ("part", 6)):
+        wanted = recipe(
+            Path(data),
+            plan__data=world,
+            plan__zero=2,
+            train__steps=steps,
+            train__precision="fp16",
+            train__checkpoint_every=3,
+            optim__schedule={"kind": "constant"},
+        )
+        told[run] += fit(wanted, Path(place) / run)[1]
+    losses, skips = (
+        [[(e.step, e.loss) for e in told[run] if isinstance(e, StepDone)] for run in told],
+        [[e.reason for e in told[run] if isinstance(e, ev.StepSkipped)] for run in told],
+    )
+    scales = [
+        ck.Manifest.read(Path(place) / run / "checkpoints/step-00000006").run["loss_scale"] for run in told
+    ]
+    return [losses, skips, scales]
+
+
+def test_half_precision_keeps_its_loss_scale(data: Path, tmp_path: Path) -> None:
+    losses, skips, scales = run_ranks(half_precision, 2, str(data), str(tmp_path))[0]
+    assert losses[0] == losses[1] and len(losses[0]) + len(skips[0]) == 6
+    assert (
+        skips[0] == skips[1]
+        and skips[0]
+        and all("overflowed fp16 at a loss scale of" in said for said in skips[0])
+    )
+    assert scales[0] == scales[1] and scales[0]["good"] > 0
+    assert scales[0]["scale"] == 2.0**20 / 2 ** len(skips[0])
+
+
 def test_masking_does_not_depend_on_ranks(tmp_path: Path) -> None:
     data = build_data(tmp_path / "data", "wordpiece", 120)
     changes = {"kind": "mlm", "train__steps": 3, "train__checkpoint_every": 0}
@@ -131,8 +169,8 @@ def poisoned(rank: int, world: int, data: str, run: str, value: float) -> str:
         trainer = Trainer(wanted, Path(run), where, [], machine=MACHINE)
 
         def poison(event: ev.Event) -> None:
-            assert trainer.setup is not None
             if isinstance(event, StepDone) and event.step == 3 and rank == 1:
+                assert trainer.setup is not None
                 weight = dict(trainer.setup.model.named_parameters())["layers.1.feed_forward.up.weight"]
                 with torch.no_grad():
                     weight[0] = value  # of the piece that is here

@@ -28,6 +28,7 @@ from mainspring.parallel.strategy import Replicated, Strategy, remember, strateg
 from mainspring.parallel.zero import state
 from mainspring.parallel.zero.engine import Flat
 from mainspring.parallel.zero.placement import Placement, Shard
+from mainspring.parallel.zero.scale import LossScaler
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -143,6 +144,12 @@ def shards(model: nn.Module) -> list[Shard]:
     """This rank's flat shards, in the order of the model's units; [] of a model that has none."""
     strategy = strategy_of(model)
     return strategy.shards if isinstance(strategy, Flat) else []
+
+
+def loss_scaler(model: nn.Module) -> LossScaler | None:
+    """The loss scale of a model that computes in fp16; None of any other."""
+    strategy = strategy_of(model)
+    return strategy.scaler if isinstance(strategy, Flat) else None
 
 
 def sharded_state(model: nn.Module) -> dict[str, Tensor]:

@@ -104,7 +104,7 @@ def estimate(
     micro_rows: int,
     rows_per_rank: int,
     seq_len: int,
-    precision: Literal["fp32", "bf16"],
+    precision: Literal["fp32", "bf16", "fp16"],
     machine: Machine | Device,
     predicted: float | ObjectiveConfig = 1.0,
     objective: Objective | None = None,

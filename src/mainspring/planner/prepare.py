@@ -33,7 +33,7 @@ def prepare(
     *,
     batch_tokens: int,
     seq_len: int,
-    precision: Literal["fp32", "bf16"],
+    precision: Literal["fp32", "bf16", "fp16"],
     machine: Machine | Device,
     predicted: float | ObjectiveConfig = 1.0,
     objective: Objective | None = None,

@@ -17,6 +17,7 @@ from mainspring.models import ModelConfig
 from mainspring.objectives.config import CausalConfig, ObjectiveConfig
 from mainspring.optim.config import OptimConfig
 from mainspring.parallel.plan import Plan
+from mainspring.parallel.precision import Precision
 
 
 class TrainConfig(Section):
@@ -26,8 +27,9 @@ class TrainConfig(Section):
     """Optimizer steps."""
     batch_tokens: int = Field(ge=1)
     """Tokens of the global batch; micro-batches and accumulation follow from it, the plan and the memory."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Number format of the computation; parameters and optimizer states stay in fp32."""
+    precision: Precision = "fp32"
+    """Number format of the computation; parameters and optimizer states stay in fp32. "fp16" needs flat
+    shards (plan.zero = 1 to 3), whose loss scale leaves out the steps that overflow."""
     seed: int = Field(0, ge=0)
     """Seed of initialisation, order of samples, masking and dropout."""
     init_from: str | None = None

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 import mainspring
-from mainspring import optim
+from mainspring import optim, parallel
 from mainspring.errors import CheckpointError, NonFiniteError
 from mainspring.nn.init import stable_seed
 from mainspring.parallel import World
@@ -149,6 +149,9 @@ class Trainer:
         content = checkpoint.load(path, setup.model, setup.optimizer, group=saver.group)
         self._step = content.step
         self._skipped = int(content.run.get("skipped", 0))
+        scaler = parallel.loss_scaler(setup.model)
+        if scaler is not None and content.run.get("loss_scale"):
+            scaler.restore(content.run["loss_scale"])
 
     def _begin(self, setup: Setup, resumed: bool) -> None:
         if self.world.is_main:
@@ -215,13 +218,16 @@ class Trainer:
         micro_batches = feed.micro_batches(self._step)
         outcome = step.gradients(micro_batches, lambda: stop.received is not None)
         rate = optim.lr(self._step, train.steps, self.recipe.optim)
-        if outcome.finite:
+        overflow = self._overflow(setup)
+        if outcome.finite or overflow:  # a step that overflowed changes nothing but the loss scale
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.step()
             self._in_a_row = 0
-        reason = "" if outcome.finite else self._diagnose(setup, step, micro_batches, outcome)
-        step.finish(outcome.finite)
+        reason = overflow
+        if not (outcome.finite or overflow):
+            reason = self._diagnose(setup, step, micro_batches, outcome)
+        step.finish(outcome.finite and not overflow)
         optimizer.zero_grad(set_to_none=True)
         self._step += 1
         if reason:
@@ -252,6 +258,14 @@ class Trainer:
                 losses=outcome.losses,
             )
         )
+
+    def _overflow(self, setup: Setup) -> str:
+        """What overflowed fp16 in this step, if anything did; a smaller loss scale is next."""
+        scaler = parallel.loss_scaler(setup.model)
+        if scaler is None or scaler.culprit is None:
+            return ""
+        self._skipped += 1
+        return f"the gradient of {scaler.culprit} overflowed fp16 at a loss scale of {scaler.scale:g}"
 
     def _diagnose(self, setup: Setup, step: Step, micro_batches: Sequence[Any], outcome: Outcome) -> str:
         """Name the culprit of a step that is not finite; raise unless the recipe says to go on without it."""
@@ -296,6 +310,7 @@ class Trainer:
         return checkpoint.run_state(setup.model, setup.optimizer)
 
     def _state(self, setup: Setup) -> Mapping[str, Any]:
+        scaler = parallel.loss_scaler(setup.model)
         return {
             "seed": self.recipe.train.seed,
             "recipe": resume.digest(self.recipe.model_dump(mode="json")),
@@ -303,6 +318,7 @@ class Trainer:
             "world": self.world.size,
             "micro_rows": setup.batch.micro_rows,
             "skipped": self._skipped,
+            "loss_scale": None if scaler is None else scaler.state(),
             "random": "seeded for each step from (seed, step, rank)",
             "libraries": {
                 "mainspring": mainspring.__version__,

@@ -8,7 +8,8 @@ whose gradients overflowed changes nothing, and the scale is halved for the next
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,3 +74,12 @@ class LossScaler:
         """An optimizer is about to step; False where it may not."""
         self._stepped = True
         return self.culprit is None
+
+    def state(self) -> dict[str, float | bool | str | None]:
+        """What a checkpoint has to keep, as plain values."""
+        return {"scale": self.scale, "good": self._good, "stepped": self._stepped, "culprit": self.culprit}
+
+    def restore(self, values: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self.scale, self._good = float(values["scale"]), int(values["good"])
+        self._stepped, self.culprit = bool(values["stepped"]), values["culprit"]
