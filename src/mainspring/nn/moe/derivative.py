@@ -1,8 +1,6 @@
-"""A feed-forward's activations and their derivatives, where autograd does not run."""
+"""Derivatives of a feed-forward's activations, where autograd does not run."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -13,18 +11,13 @@ from mainspring.nn.feed_forward import activate
 aten = torch.ops.aten
 
 
-def activation_of(kind: Activation, inner: Sequence[Tensor]) -> Tensor:
-    """The activation of what an expert's first maps give, each [N, d_ff]: one, or gate and value."""
-    active = activate(kind)(inner[0])
-    return active if len(inner) == 1 else active * inner[1]
-
-
-def differentiate_activation(kind: Activation, inner: Sequence[Tensor], grad: Tensor) -> list[Tensor]:
-    """Gradients by each of `inner` from that by the activation's output, all [N, d_ff]."""
-    if len(inner) == 1:
-        return [_pointwise(kind, inner[0], grad)]
-    gate, value = inner
-    return [_pointwise(kind, gate, grad * value), grad * activate(kind)(gate)]
+def differentiate_activation(kind: Activation, inner: Tensor, grad: Tensor) -> Tensor:
+    """Gradient by `inner` [N, inner] from that by the activation's output [N, d_ff]."""
+    if kind not in ("swiglu", "geglu"):
+        return _pointwise(kind, inner, grad)
+    gate, value = inner.view(inner.shape[0], -1, 2).unbind(-1)
+    both = (_pointwise(kind, gate, grad * value), grad * activate(kind)(gate))
+    return torch.stack(both, dim=-1).flatten(1)
 
 
 def _pointwise(kind: Activation, x: Tensor, grad: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from mainspring.nn.config import Activation, TransformerConfig
 from mainspring.nn.feed_forward import apply_activation
 from mainspring.nn.linear import FEWEST_ROWS, linear
-from mainspring.nn.moe.derivative import activation_of, differentiate_activation
+from mainspring.nn.moe.derivative import differentiate_activation
 
 SMALLEST = 1 << 19
 """Multiplications of an expert in one map, on average, from which going one by one is worth it."""
@@ -132,11 +132,7 @@ def apply_each(*arguments: Any) -> Tensor:
 
 
 class _OneByOne(torch.autograd.Function):
-    """Experts one after another; of an expert only what is before its activation is kept for backward.
-
-    A gate and its values are two products of their own, for their rows of weights stand in turns: so no
-    pointwise function has to take every other element.
-    """
+    """Experts one after another; of an expert only what is before its activation is kept for backward."""
 
     @staticmethod
     def forward(
@@ -150,25 +146,20 @@ class _OneByOne(torch.autograd.Function):
         activation: Activation,
     ) -> Tensor:
         out = torch.empty_like(rows)
-        kept: list[Tensor] = []
-        turns = up.shape[1] // down.shape[2]
+        kept = []
         for expert, part in _parts(counts):
-            inner = [
-                linear(rows[part], up[expert, turn::turns], _bias(up_bias, expert, turn, turns))
-                for turn in range(turns)
-            ]
-            active = activation_of(activation, inner)
-            out[part] = linear(active, down[expert], _bias(down_bias, expert))
-            kept += inner
+            inner = linear(rows[part], up[expert], None if up_bias is None else up_bias[expert])
+            active = apply_activation(activation, inner)
+            out[part] = linear(active, down[expert], None if down_bias is None else down_bias[expert])
+            kept.append(inner)
         ctx.save_for_backward(rows, up, down, *kept)
-        ctx.counts, ctx.activation, ctx.turns = counts, activation, turns
+        ctx.counts, ctx.activation = counts, activation
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         rows, up, down, *kept = ctx.saved_tensors
-        turns = ctx.turns
         by_rows, by_up, by_up_bias, by_down, by_down_bias, *_ = ctx.needs_input_grad
         d_rows = torch.empty_like(rows) if by_rows else None
         d_up, d_down = (torch.empty_like(w) if by else None for w, by in ((up, by_up), (down, by_down)))
@@ -178,29 +169,22 @@ class _OneByOne(torch.autograd.Function):
             for d_weight in (d_up, d_down) if count == 0 else ():
                 if d_weight is not None:
                     d_weight[expert].zero_()
-        for number, (expert, part) in enumerate(_parts(ctx.counts)):
-            of_out, inner = grad[part], kept[number * turns : (number + 1) * turns]
+        for (expert, part), inner in zip(_parts(ctx.counts), kept, strict=True):
+            of_out = grad[part]
             if d_down is not None:
-                _outer(of_out, activation_of(ctx.activation, inner), d_down[expert])
+                _outer(of_out, apply_activation(ctx.activation, inner), d_down[expert])
             if d_down_bias is not None:
-                d_down_bias[expert] = of_out.sum(0)
+                torch.sum(of_out, 0, out=d_down_bias[expert])
             if d_rows is None and d_up is None and d_up_bias is None:
                 continue
             of_inner = differentiate_activation(ctx.activation, inner, _back(of_out, down[expert]))
-            for turn, one in enumerate(of_inner):
-                if d_up is not None:
-                    _outer(one, rows[part], d_up[expert, turn::turns])
-                if d_up_bias is not None:
-                    d_up_bias[expert, turn::turns] = one.sum(0)
-                if d_rows is not None and turn == 0:
-                    d_rows[part] = _back(one, up[expert, turn::turns])
-                elif d_rows is not None:
-                    d_rows[part] += _back(one, up[expert, turn::turns])
+            if d_up is not None:
+                _outer(of_inner, rows[part], d_up[expert])
+            if d_up_bias is not None:
+                torch.sum(of_inner, 0, out=d_up_bias[expert])
+            if d_rows is not None:
+                d_rows[part] = _back(of_inner, up[expert])
         return d_rows, d_up, d_up_bias, d_down, d_down_bias, None, None
-
-
-def _bias(biases: Tensor | None, expert: int, turn: int = 0, turns: int = 1) -> Tensor | None:
-    return None if biases is None else biases[expert, turn::turns].contiguous()
 
 
 def _parts(counts: Sequence[int]) -> Iterator[tuple[int, slice]]:
@@ -219,7 +203,7 @@ def _back(grad: Tensor, weight: Tensor) -> Tensor:
 
 def _outer(grad: Tensor, x: Tensor, out: Tensor) -> None:
     """grad^T [out, n] x [n, in] into a matrix [out, in]."""
-    if not out.is_contiguous() or (grad.dtype == torch.float32 and len(grad) >= FEWEST_ROWS):
+    if grad.dtype == torch.float32 and len(grad) >= FEWEST_ROWS:
         out.copy_(linear(grad.t(), x.t()))
     else:
         torch.mm(grad.t(), x, out=out)
