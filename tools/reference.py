@@ -21,6 +21,7 @@ def pages() -> dict[Path, str]:
     return {
         ROOT / "docs/reference/cli.md": commands(),
         ROOT / "docs/reference/config.md": configuration(),
+        ROOT / "docs/reference/compatibility.md": compatibility(),
         ROOT / "docs/benchmarks.md": benchmarks(),
     }
 
@@ -103,6 +104,40 @@ def _type(spec: dict[str, Any]) -> str:
     bounds = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
     limits = [f"{sign} {spec[key]:g}" for key, sign in bounds.items() if key in spec]
     return f"{kind} {' '.join(limits)}".strip()
+
+
+def compatibility() -> str:
+    """Which models train as in one process under which plan, out of the cases of the tests."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    try:
+        from parallel import test_disk, test_equivalence, test_offload
+        from parallel.battery import Case
+    finally:
+        sys.path.remove(str(ROOT / "tests"))
+    cases = [*test_equivalence.cases(2), *test_equivalence.cases(4), *test_offload.cases()]
+    for name, stage, precision, meta, accumulation in test_disk.CASES:
+        cases.append(Case(name, {"zero": stage, "offload": "disk"}, precision, accumulation, meta=meta))
+    columns = ["zero=0", "zero=1", "zero=2", "zero=3", "fsdp2", "host", "disk"]
+    found: dict[str, dict[str, set[str]]] = {}
+    for case in cases:
+        other = case.plan.get("offload") or case.plan.get("backend")
+        cell = found.setdefault(case.example, {}).setdefault(other or f"zero={case.plan['zero']}", set())
+        cell.add(case.precision)
+        cell |= {"remat"} if case.plan.get("remat") else set()
+        cell |= {"accumulation"} if case.accumulation > 1 else set()
+        cell |= {"born on meta"} if case.meta else set()
+    order = ["fp32", "bf16", "accumulation", "remat", "born on meta"]
+    rows: list[dict[str, Any]] = [
+        {"model": name, **{c: ", ".join(w for w in order if w in cells.get(c, ())) or "-" for c in columns}}
+        for name, cells in found.items()
+    ]
+    return (
+        f"{NOTICE}# What trains under which plan\n\nEach entry is a test on 2 gloo ranks, some of them also "
+        "on 4: losses, gradients, norms\nand parameters are those of one process over the same rows "
+        "(`tests/parallel/battery.py`). `fsdp2`\nis `plan.backend`, `host` and `disk` are `plan.offload`; "
+        "the others are flat shards. `awkward` has tied\nweights, a frozen part, layers that share one, a "
+        f"part that some rows use and one that none does.\n\n{_table(rows)}"
+    )
 
 
 def benchmarks() -> str:
