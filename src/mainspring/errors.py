@@ -61,7 +61,7 @@ class CollectiveError(RunFault):
 
 
 class DiskError(RunFault):
-    """The folder that states are offloaded to failed: full, unreadable, or its bytes are not those written."""
+    """The folder that states are offloaded to failed: full, unreadable, or with other bytes than written."""
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -26,7 +26,7 @@ class ParameterCount(Section):
     """Parameters that are trained (a slow copy is not)."""
     matrix: int
     """Weights of matrix products a token passes through in the network's layers (the embedding look-up is
-    none)."""
+    none; of experts those that it takes)."""
     head_matrix: int
     """Weights of the products of the network's prediction head, tied or not."""
     largest_unit: int
