@@ -35,7 +35,6 @@ def run(where, folder, limit, layers=LAYERS):
     return json.loads(done.stdout)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="limits of data are Linux's")
 def test_states_of_four_times_a_limit_that_the_kernel_enforces(tmp_path):
     with torch.device("meta"):

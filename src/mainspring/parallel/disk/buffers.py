@@ -36,14 +36,14 @@ def aligned(nbytes: int) -> Tensor:
 
 
 def return_large_blocks() -> None:
-    """Have the C library give blocks of a mebibyte and more back to the system when they are freed.
+    """Have the C library give blocks of 128 KiB and more back to the system when they are freed.
 
-    glibc comes to keep blocks of up to 32 MiB in its heap, where small ones that live on split the holes: the
-    heap of a process that frees and takes tensors of many sizes grows by several times what is in use. This
-    holds for the whole process; where the C library is another, nothing changes.
+    glibc begins like that but comes to keep blocks of up to 32 MiB in its heap, where small ones that live on
+    split the holes: the heap of a process that frees and takes tensors of many sizes grows by several times
+    what is in use. This holds for the whole process; where the C library is another, nothing changes.
     """
     with suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).mallopt(ctypes.c_int(_MMAP_THRESHOLD), ctypes.c_int(2**20))
+        ctypes.CDLL(None).mallopt(ctypes.c_int(_MMAP_THRESHOLD), ctypes.c_int(2**17))
 
 
 class Arena:
