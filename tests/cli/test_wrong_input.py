@@ -37,7 +37,7 @@ from .conftest import Command
         ),
         (
             ["plan", "gpt2-tiny", "model.config={d_model=262144, d_ff=1048576, n_heads=64}"],
-            ["a rank needs", "and has", "GiB"],
+            ["a rank that computes one row of 64 tokens", "needs", "parameters", "and has", "GiB"],
         ),
         (["data", "build", "no-such-file.txt", "--to", "unused"], ["no-such-file.txt"]),
         (

@@ -99,7 +99,9 @@ def test_tiny_recipes_train_and_go_out(
     assert result.status == "finished"
     assert len(steps) == 3
     if recipe.objective.kind == "mixed":
-        assert {loss.partition(".")[0] for loss in steps[0].losses} == {"text", "pairs"}
+        kinds = {loss.partition(".")[0] for loss in steps[0].losses}
+        assert kinds - {"experts"} == {"text", "pairs"}
+        assert ("experts" in kinds) == (recipe.model.family == "zcode_moe")
     assert all(math.isfinite(step.loss) and step.grad_norm > 0 for step in steps)
 
     out = import_hf(export_run(tmp_path / "run", tmp_path / "hf"), family=recipe.model.family)
@@ -120,7 +122,7 @@ def test_data_commands_in_recipes_are_commands() -> None:
         assert f"--to {recipe.data.pairs} --tokenizer {recipe.data.path}" in command
 
 
-@pytest.mark.parametrize("family", ["infoxlm", "xlm_e", "zcode"])
+@pytest.mark.parametrize("family", ["infoxlm", "xlm_e", "zcode", "zcode_moe"])
 def test_families_of_text_and_pairs_train_on_both(family: str) -> None:
     for recipe in (load(name) for name in (*PUBLISHED, *TINY)):
         if recipe.model.family == family:

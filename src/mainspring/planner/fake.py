@@ -9,7 +9,6 @@ planner's formulas are held against that.
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -33,6 +32,7 @@ from mainspring.parallel.zero.unit import Row
 from mainspring.planner.candidate import Candidate
 from mainspring.planner.cost import numerics_of
 from mainspring.planner.inventory import take_inventory
+from mainspring.planner.memory import peak_resident
 from mainspring.planner.states import state_bytes
 
 COUNTED = ("parameters", "gradients", "optimizer")
@@ -107,7 +107,7 @@ def verify(
         {kind: states[kind] for kind in COUNTED},
         counted,
         time.perf_counter() - began,
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        peak_resident(),
     )
 
 

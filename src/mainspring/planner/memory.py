@@ -1,8 +1,10 @@
-"""Main memory that a process may still take: the system's, and the limit of its cgroup."""
+"""Main memory: what a process may still take (of the system, of its cgroup), and what it has taken."""
 
 from __future__ import annotations
 
 import os
+import resource
+import sys
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
@@ -35,3 +37,17 @@ def _number(path: Path) -> int | None:
     except OSError:
         return None
     return int(text) if text.isdigit() else None  # version 2 writes "max" for no limit
+
+
+def peak_resident() -> int:
+    """Most bytes that this process has had resident.
+
+    Not `ru_maxrss` on Linux: that begins with what the parent held when it started the process.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
