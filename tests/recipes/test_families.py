@@ -13,7 +13,7 @@ from mainspring.config import parse
 from mainspring.data.dataset import TokenData
 from mainspring.data.pairs import PairData
 from mainspring.models import FAMILIES
-from mainspring.models.hub import import_hf
+from mainspring.models.exchange import Layout, import_model
 from mainspring.nn import TransformerConfig
 from mainspring.parallel import World
 from mainspring.planner.parameters import count_parameters
@@ -104,7 +104,9 @@ def test_tiny_recipes_train_and_go_out(
         assert ("experts" in kinds) == (recipe.model.family == "zcode_moe")
     assert all(math.isfinite(step.loss) and step.grad_norm > 0 for step in steps)
 
-    out = import_hf(export_run(tmp_path / "run", tmp_path / "hf"), family=recipe.model.family)
+    # Of experts that are taken one a token Hugging Face has no model: those go out as they are.
+    layout: Layout = "safetensors" if recipe.model.family == "zcode_moe" else "hf"
+    out = import_model(export_run(tmp_path / "run", tmp_path / "out", layout), family=recipe.model.family)
     assert all(torch.isfinite(tensor).all() for tensor in out.state.values())
 
 
