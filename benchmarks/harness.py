@@ -36,12 +36,13 @@ class Bar:
         return f"{self.name} {self.value:.3g} ({sign} {self.bar:g}: {'met' if self.met else 'MISSED'})"
 
 
-def options(description: str, *, parts: bool = False) -> argparse.Namespace:
+def options(description: str, *, parts: bool = False, only: Sequence[str] = ()) -> argparse.Namespace:
     """`--quick` (under a minute, smaller sizes, the same comparison) and `--json PATH`.
 
     Args:
         description: what `--help` says.
         parts: also take `--parts PATH`, for a benchmark that `resume`s.
+        only: names of which `--only NAME`, repeatable, chooses some.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
@@ -52,6 +53,8 @@ def options(description: str, *, parts: bool = False) -> argparse.Namespace:
         parser.add_argument(
             "--parts", type=Path, help="keep what is measured in this file, and go on from what it holds"
         )
+    if only:
+        parser.add_argument("--only", action="append", choices=list(only), help="one of them; repeatable")
     return parser.parse_args()
 
 

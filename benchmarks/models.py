@@ -218,12 +218,13 @@ def compare(peer: Peer, dtype: str, shape: tuple[int, int], rounds: int, quick: 
 
 def main() -> int:
     """Exit status 1 when a bar is missed."""
-    arguments = options(__doc__ or "", parts=True)
+    arguments = options(__doc__ or "", parts=True, only=[peer.name for peer in PEERS])
+    chosen = [peer for peer in PEERS if arguments.only is None or peer.name in arguments.only]
     torch.set_num_threads(THREADS)
     rounds = 2 if arguments.quick else ROUNDS
     rows: list[dict[str, Any]] = []
     bars = []
-    for peer in PEERS:
+    for peer in chosen:
         mine = []
         for dtype in list(DTYPES)[:1] if arguments.quick else list(DTYPES):
             for shape in peer.shapes[:1] if arguments.quick else peer.shapes:
@@ -241,6 +242,11 @@ def main() -> int:
         rows=rows,
         bars=bars,
         notes=[
+            *(
+                ["Measured here: " + ", ".join(p.name for p in chosen) + "."]
+                if len(chosen) < len(PEERS)
+                else []
+            ),
             f"{THREADS} threads; medians of {rounds} interleaved rounds; a side's faster mode counts.",
             "Bare encoders of the published size with the same weights, without dropout"
             + ("; quick: two layers, one shape, fp32." if arguments.quick else "."),
