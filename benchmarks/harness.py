@@ -89,15 +89,12 @@ def median(values: Sequence[float]) -> float:
 
 def machine() -> dict[str, Any]:
     """Facts that a figure is meaningless without."""
-    model = "unknown"
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        model = lines[0].split(":", 1)[1].strip() if lines else model
     import torch
 
+    from mainspring.planner.processor import cpu_model
+
     return {
-        "processor": model,
+        "processor": cpu_model(),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "python": platform.python_version(),

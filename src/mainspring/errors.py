@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import ModuleType
 
 
@@ -76,6 +76,16 @@ def suggest(name: str, known: Iterable[str]) -> str:
         return f"did you mean {near[0]!r}?"
     shown = ", ".join(repr(n) for n in names[:12])
     return f"known: {shown}{', ...' if len(names) > 12 else ''}"
+
+
+def few(items: Sequence[str], separator: str = ", ", most: int = 8) -> str:
+    """The first items, and how many more there are.
+
+    >>> few(["a", "b", "c"], most=2)
+    'a, b and 1 more'
+    """
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return separator.join(items[:most]) + more
 
 
 def require(module: str, extra: str) -> ModuleType:

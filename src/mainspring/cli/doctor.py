@@ -107,9 +107,9 @@ def _machine() -> Iterator[Check]:
 
     import torch
 
-    from mainspring.cli.machine import cpu_model
     from mainspring.parallel.world import usable_cores
     from mainspring.planner.memory import available_memory
+    from mainspring.planner.processor import cpu_model
     from mainspring.planner.units import amount
 
     yield Check("cores", "ok", f"{usable_cores()} usable; {cpu_model()}")

@@ -45,10 +45,9 @@ def apply(
 ) -> M:
     """Spread `model` over ranks as `plan` says, in place; the loop around it stays as it is.
 
-    Every rank calls this with the same module. It may have storage (rank 0's values are given to all) or live
-    on the
-    meta device (call `materialize` next). Make the optimizer afterwards. With one rank there is nothing to
-    shard: any ZeRO stage is then legal and changes nothing.
+    Every rank calls this with the same module. It may have storage (rank 0's values are given to all) or
+    live on the meta device (call `materialize` next). Make the optimizer afterwards. With one rank there is
+    nothing to shard: any ZeRO stage is then legal and changes nothing.
 
     Args:
         model: any module; its units are what `blocks()` returns, else its lists of like modules.

@@ -108,6 +108,14 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def child_environment(threads: int) -> dict[str, str]:
+    """The environment of a process that computes on so many threads.
+
+    torch reads their number when it is loaded, before any of our code runs.
+    """
+    return {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+
+
 def _ranks(variables: Mapping[str, str]) -> tuple[int, int, int, int]:
     """Rank, size, local rank and local size: of the process group if there is one, else as torchrun tells
     them."""

@@ -27,7 +27,7 @@ import mainspring
 from mainspring import comm
 from mainspring.config import parse
 from mainspring.errors import PlanError
-from mainspring.parallel.world import usable_cores
+from mainspring.parallel.world import child_environment, usable_cores
 from mainspring.planner import probes
 from mainspring.planner.candidate import Candidate
 from mainspring.planner.cost import PASSES, cost
@@ -35,6 +35,7 @@ from mainspring.planner.device import Device
 from mainspring.planner.inventory import inventory_of
 from mainspring.planner.machine import RUNTIME_BYTES
 from mainspring.planner.memory import available_memory
+from mainspring.planner.processor import cpu_model
 from mainspring.planner.work import work_of
 
 SIZES = (2**16, 2**23)
@@ -50,7 +51,7 @@ def cache_folder() -> Path:
 def fingerprint(ranks: int, threads: int) -> str:
     """Hash of what a calibration depends on."""
     facts = [
-        _processor(),
+        cpu_model(),
         usable_cores(),
         ranks,
         threads,
@@ -100,7 +101,7 @@ def measure(ranks: int, threads: int) -> Device:
         children = [
             subprocess.Popen(
                 [sys.executable, "-c", program, str(rank), str(ranks), str(threads), folder],
-                env={**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)},
+                env=child_environment(threads),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -151,7 +152,7 @@ def _probe(ranks: int, threads: int) -> Device:
     disk = probes.disk_bandwidth(Path(tempfile.gettempdir()))
     flops = {precision: max(rate for _, rate in points) for precision, points in gemm.items()}
     values = {
-        "name": f"{_processor()}, {ranks} ranks of {threads} threads",
+        "name": f"{cpu_model()}, {ranks} ranks of {threads} threads",
         "kind": "cpu",
         "flops": flops,
         "efficiency": 1.0,
@@ -204,12 +205,3 @@ def _slowest(value: float) -> float:
     told = torch.tensor([value], dtype=torch.float64)
     dist.all_reduce(told, op=dist.ReduceOp.MAX)
     return float(told)
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or "unknown"

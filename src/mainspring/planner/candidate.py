@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from mainspring.parallel.plan import Plan
 from mainspring.planner.published import Kept
@@ -69,7 +69,7 @@ class Candidate:
             zero=plan.zero if plan.world > 1 or plan.offload != "none" else 0,
             kept="input" if plan.remat else "all",
             offload=plan.offload,
-            ratio=getattr(plan, "offload_ratio", 1.0),
+            ratio=plan.offload_ratio,
             micro_rows=micro_rows,
             accumulation=accumulation,
             backend=plan.backend,
@@ -84,8 +84,6 @@ class Candidate:
         ]
         if self.kept == "selective":
             axes.append("selective recomputation")
-        if self.offload not in get_args(Plan.model_fields["offload"].annotation):
-            axes.append(f"offload={self.offload}")
         return axes
 
     def plan(self) -> Plan | None:
@@ -98,6 +96,7 @@ class Candidate:
             "remat": self.remat,
             "backend": self.backend,
             "offload": self.offload,
+            "offload_ratio": self.ratio,
             "offload_folder": FOLDER if self.offload == "disk" else None,
         }
         for axis in ("tensor", "pipeline", "expert", "sequence"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import product
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 from mainspring.errors import PlanError
 from mainspring.nn import TransformerConfig
@@ -110,9 +110,8 @@ def _alternatives(plan: Plan) -> list[Plan]:
             continue
         folder = plan.offload_folder or FOLDER if tier == "disk" else None
         changes = {"zero": stage, "remat": remat, "offload": tier, "offload_folder": folder}
-        for field in ("offload_ratio", "offload_delay"):  # they belong to the host alone
-            if tier != "host" and field in Plan.model_fields:
-                changes[field] = Plan.model_fields[field].default
+        if tier != "host":  # they belong to the host alone
+            changes |= {"offload_ratio": 1.0, "offload_delay": None}
         if plan.data == 1 and tier == "none" and stage != plan.zero:
             continue  # nothing to shard over
         if (spread := plan.replace(**changes)) != plan:
@@ -122,8 +121,7 @@ def _alternatives(plan: Plan) -> list[Plan]:
 
 def _tiers(plan: Plan) -> list[str]:
     """Where states may go, from where the plan has them on downward."""
-    known = get_args(type(plan).model_fields["offload"].annotation)
-    order = [tier for tier in ("none", "host", "disk") if tier in known]
+    order = ["none", "host", "disk"]
     return order[order.index(plan.offload) :]
 
 

@@ -118,10 +118,6 @@ class Space:
     """How often the world is also tried at half the size."""
 
 
-RUNS_TODAY = Space(tensor=(1,), pipeline=(1,), sequence=(1,), kept=("all", "input"))
-"""What data parallelism and ZeRO alone reach."""
-
-
 def search(
     inventory: Inventory,
     work: Work,

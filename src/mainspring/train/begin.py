@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mainspring.errors import WeightsError
+from mainspring.errors import WeightsError, few
 from mainspring.nn import TransformerConfig
 from mainspring.nn.assign import assign
 from mainspring.nn.span import logical_shape
@@ -73,7 +73,7 @@ def _refuse(targets: dict[str, Tensor], given: dict[str, Tensor], weights: Weigh
         if n in targets and t.shape != logical_shape(targets[n])
     ]
     faults = [
-        f"{label}: {', '.join(names[:8])}{f' and {len(names) - 8} more' if len(names) > 8 else ''}"
+        f"{label}: {few(names)}"
         for label, names in (("only here", missing), ("only there", surplus), ("of another shape", shapes))
         if names
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from mainspring.parallel.world import usable_cores
+from mainspring.parallel.world import child_environment, usable_cores
 
 GRACE = 120
 """Seconds that ranks have to finish their step and save once they are asked to stop."""
@@ -63,9 +62,7 @@ def start(program: Sequence[str], nproc: int, *, threads: int, restarts: int = 0
         f"--shutdown-timeout={GRACE}",
         *program,
     ]
-    # torch reads the number of threads when it is loaded, before any of our code runs.
-    variables = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    child = subprocess.Popen(command, env=variables, start_new_session=True)
+    child = subprocess.Popen(command, env=child_environment(threads), start_new_session=True)
     received: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:

@@ -24,7 +24,7 @@ from mainspring.parallel.disk.prefetch import Prefetcher, Source
 from mainspring.parallel.disk.stepping import Stepper, file_of
 from mainspring.parallel.disk.store import Report, Store
 from mainspring.parallel.disk.stretch import COMPUTE, MASTER
-from mainspring.parallel.zero.placement import Shard
+from mainspring.parallel.zero.placement import Shard, added_up
 
 logger = logging.getLogger(__name__)
 
@@ -84,12 +84,8 @@ class DiskPlacement:
         self.prefetcher.hint(self._source(shard))
 
     def keep(self, shard: Shard, gradient: Tensor, before: Tensor | None) -> Tensor:
-        """Gradients stay in memory; a second is added in fp32."""
-        if before is None:
-            return gradient
-        if before.dtype == gradient.dtype and gradient.element_size() < 4:
-            before = before.float()
-        return before.add_(gradient)
+        """Gradients stay in memory."""
+        return added_up(gradient, before)
 
     def before_step(self, shards: Sequence[Shard], optimizer: torch.optim.Optimizer) -> None:
         """Carry out the step, stretch by stretch, and leave the optimizer no gradient."""

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from mainspring.errors import PlanError
 from mainspring.optim import FlatAdam
 from mainspring.parallel.offload.copies import Copies, host_empty
-from mainspring.parallel.zero.placement import Resident, Shard
+from mainspring.parallel.zero.placement import Shard, added_up
 
 
 @dataclass(eq=False)
@@ -69,7 +69,6 @@ class HostPlacement:
         self._shards: list[Shard] = []
         self._here: dict[str, bool] = {}
         self._sizes = [0, 0]
-        self._resident = Resident()
         self._copies = Copies()
         self._thread = ThreadPoolExecutor(1, "host update") if delay is not None else None
         self._pending: dict[int, _Pending] = {}
@@ -120,7 +119,7 @@ class HostPlacement:
             else:  # whoever reads gradients does so after backward
                 torch.autograd.Variable._execution_engine.queue_callback(self._copies.wait_all)
             gradient = there
-        return self._resident.keep(shard, gradient, before)
+        return added_up(gradient, before)
 
     def before_step(self, shards: Sequence[Shard], optimizer: torch.optim.Optimizer) -> None:
         """Update the shards on the host, one after the other, or start to; the rest is the optimizer's."""

@@ -85,7 +85,7 @@ class Flat(Strategy):
         )
         self.handles: list[Any] = []
         if on_meta(model.parameters()):
-            for row in self._rows():
+            for row in self.rows:
                 self._give(row, torch.empty(row.layout.part, dtype=row.shard.dtype, device="meta"))
         else:
             broadcast_tensors(model.buffers(), name="start", group=group, counter=counter)
@@ -99,9 +99,14 @@ class Flat(Strategy):
     # What the rest of the package asks
 
     @property
+    def rows(self) -> list[Row]:
+        """The rows of all units, in their order."""
+        return [row for unit in self.units for row in unit.rows]
+
+    @property
     def shards(self) -> list[Shard]:
         """This rank's shards, in the order of units."""
-        return [row.shard for unit in self.units for row in unit.rows]
+        return [row.shard for row in self.rows]
 
     def no_sync(self) -> AbstractContextManager[None]:
         return nullcontext() if self._stage == 3 else self._quiet()
@@ -149,19 +154,20 @@ class Flat(Strategy):
     @torch.no_grad()
     def _cut(self) -> None:
         """Cut whole parameters into pieces, unit by unit; rank 0's values are everyone's."""
-        for unit in self.units:
-            for row in unit.rows:
-                layout = row.layout
-                whole = torch.zeros(layout.padded, dtype=row.shard.dtype, device=row.device)
-                for slot in row.slots:
-                    module, leaf = slot.places[0]
-                    parameter = module._parameters[leaf]
-                    assert parameter is not None
-                    row.view(whole, slot).copy_(parameter)
-                broadcast_tensors([whole], name="start", group=self.group, counter=self.counter)
-                self._give(row, self._own(row, whole).clone())
-                del whole
-                self._ready(row)
+        for row in self.rows:
+            self._keep_own(row, torch.zeros(row.layout.padded, dtype=row.shard.dtype, device=row.device))
+            self._ready(row)
+
+    def _keep_own(self, row: Row, whole: Tensor) -> None:
+        """Join what the model has in place of a row's parameters in `whole` [padded], and keep this rank's
+        part of rank 0's."""
+        for slot in row.slots:
+            module, leaf = slot.places[0]
+            parameter = module._parameters[leaf]
+            assert parameter is not None
+            row.view(whole, slot).copy_(parameter)
+        broadcast_tensors([whole], name="start", group=self.group, counter=self.counter)
+        self._give(row, row.own(whole, self.rank).clone())
 
     def materialize(
         self, device: torch.device | str, init: Callable[[nn.Module], None], *, equal: bool, whole: bool
@@ -190,7 +196,7 @@ class Flat(Strategy):
                         init(module)
             elif resident:
                 init(self.model)
-        for row in self._rows():
+        for row in self.rows:
             if resident or whole:
                 self._ready(row)
             else:
@@ -209,13 +215,7 @@ class Flat(Strategy):
                 modules.append(module)
         for module in dict.fromkeys(modules):
             init(module)
-        for slot in row.slots:  # an init may have set another tensor in place of the one that it was given
-            module, leaf = slot.places[0]
-            filled = module._parameters[leaf]
-            assert filled is not None
-            row.view(whole, slot).copy_(filled)
-        broadcast_tensors([whole], name="start", group=self.group, counter=self.counter)
-        self._give(row, self._own(row, whole).clone())
+        self._keep_own(row, whole)  # an init may have set another tensor in place of the one it was given
 
     def _stand_in(self, row: Row) -> None:
         """Show pieces on meta in place of those that are done."""
@@ -225,9 +225,6 @@ class Flat(Strategy):
             for module, leaf in slot.places:
                 put(module, leaf, piece)
 
-    def _own(self, row: Row, whole: Tensor) -> Tensor:
-        return whole[self.rank * row.layout.part :][: row.layout.part]
-
     def _give(self, row: Row, flat: Tensor) -> None:
         give_pieces(row, flat, self.rank)
 
@@ -235,10 +232,6 @@ class Flat(Strategy):
         """A row has its values."""
         self._arm(row)
         self.placement.adopt(row.shard)
-
-    def _rows(self) -> Iterator[Row]:
-        for unit in self.units:
-            yield from unit.rows
 
     def _arm(self, row: Row) -> None:
         """Make the whole parameters, without memory yet, and listen to their gradients."""
@@ -309,9 +302,8 @@ class Flat(Strategy):
         if module is not self.model or torch._C._current_graph_task_id() != -1:
             return None
         self._gatherer.end(self._discard)
-        if (
-            self.scaler is not None
-        ):  # a loss in fp32 has gradients that fp16 would lose before they are scaled
+        if self.scaler is not None:
+            # A loss in fp32 has gradients that fp16 would lose before they are scaled.
             output = map_tensors(lambda t: t.float() if t.dtype == torch.float16 else t, output)
         if not self._watch(self.units[0], output):
             for unit in self.units:

@@ -21,7 +21,7 @@ from torch import Tensor
 from mainspring import comm
 from mainspring.comm import Counter, Pending
 from mainspring.parallel.zero.placement import Placement, Shard
-from mainspring.parallel.zero.unit import Row, Unit
+from mainspring.parallel.zero.unit import Unit
 
 Phase = Literal["forward", "backward"]
 
@@ -104,13 +104,12 @@ class Gatherer:
         for row in unit.rows:
             region = row.open()
             whole = region.take()
-            own = whole[self.rank * row.layout.part :][: row.layout.part]
+            own = row.own(whole, self.rank)
             self._fill(row.shard, own)
             if self.world > 1:
                 where = unit.name or "the root"
-                works += comm.all_gather(
-                    whole, own, name=f"gather {where} {self._phase}", group=self.group
-                )  # fmt: skip
+                name = f"gather {where} {self._phase}"
+                works += comm.all_gather(whole, own, name=name, group=self.group)
                 self.counter.add("parameters", "all_gather", whole.numel() * whole.element_size(), self.world)
         self._under_way[unit] = works
 
@@ -134,10 +133,6 @@ class Gatherer:
 def free_rows(unit: Unit) -> None:
     """Give the memory of a unit's gathered rows back."""
     for row in unit.rows:
-        _free(row)
+        if row.region is not None:
+            row.region.free()
     unit.ready = False
-
-
-def _free(row: Row) -> None:
-    if row.region is not None:
-        row.region.free()

@@ -156,6 +156,16 @@ class Placement(Protocol):
         (for a checkpoint, or to gather them whole); on leaving, changes are kept if `write`."""
 
 
+def added_up(gradient: Tensor, before: Tensor | None) -> Tensor:
+    """What `Placement.keep` returns where both are: 16-bit sums would be rounded again and again, so a second
+    gradient is added in fp32."""
+    if before is None:
+        return gradient
+    if before.dtype == gradient.dtype and gradient.element_size() < 4:
+        before = before.float()
+    return before.add_(gradient)
+
+
 class Resident:
     """Masters beside the computation: nothing to move."""
 
@@ -170,12 +180,8 @@ class Resident:
         """Nothing to read."""
 
     def keep(self, shard: Shard, gradient: Tensor, before: Tensor | None) -> Tensor:
-        """The first as it is; a second is added in fp32: 16-bit sums would be rounded again and again."""
-        if before is None:
-            return gradient
-        if before.dtype == gradient.dtype and gradient.element_size() < 4:
-            before = before.float()
-        return before.add_(gradient)
+        """All stays."""
+        return added_up(gradient, before)
 
     def before_step(self, shards: Sequence[Shard], optimizer: torch.optim.Optimizer) -> None:
         """All is here."""

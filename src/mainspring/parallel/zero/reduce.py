@@ -9,7 +9,7 @@ different paths do not hang; which parameters some rank used is then agreed in o
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -100,7 +100,7 @@ class Reducer:
         flags = self._start_flags()
         while self._open:
             self._finish_oldest()
-        self._wait_flags(flags)
+        self._wait_flags(*flags)
         if self.scaler is not None:
             self._find_overflow(self.scaler)
         for row, total in self._sums.items():
@@ -165,22 +165,17 @@ class Reducer:
             own = own.float().div_(self.scaler.scale)
         self._sums[row] = self._placement.keep(row.shard, own, _held(row))
 
-    def _start_flags(self) -> tuple[Tensor, Any] | None:
+    def _start_flags(self) -> tuple[Tensor, Pending | None]:
         flags = torch.tensor(
             [float(slot.arrived or slot.summed) for _, row in self.rows for slot in row.slots],
             device=self.rows[0][1].device if self.rows else None,
         )
         if self._world == 1:
             return flags, None
-        work = comm.all_reduce(
-            flags, name="flags", group=self._group, counter=self._counter, async_op=True
-        )  # fmt: skip
-        return flags, work
+        group, counter = self._group, self._counter
+        return flags, comm.all_reduce(flags, name="flags", group=group, counter=counter, async_op=True)
 
-    def _wait_flags(self, started: tuple[Tensor, Any] | None) -> None:
-        if started is None:
-            return
-        flags, work = started
+    def _wait_flags(self, flags: Tensor, work: Pending | None) -> None:
         if work is not None:
             work.wait()
         values = iter(flags.tolist())

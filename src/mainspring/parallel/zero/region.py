@@ -89,11 +89,6 @@ class Region:
             self._mark(self._version + _FREED)
             self.held = False
 
-    def renew(self) -> None:
-        """The values to come are others than before: a backward that still wants the old ones is an error."""
-        self._version += 1
-        self._mark(self._version + (0 if self.held else _FREED))
-
     def _protect(self, access: int) -> None:
         """Allow reading and writing, or nothing. What nobody may write, the system does not count as memory
         of the process: a limit on its data bounds what is in use."""

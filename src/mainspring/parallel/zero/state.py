@@ -32,7 +32,7 @@ def sharded_state(engine: Flat) -> dict[str, Tensor]:
     Pieces are 1-D, perhaps of 0 elements, share memory with the model and carry a `span`.
     """
     found: dict[str, Tensor] = {}
-    for row in _rows(engine):
+    for row in engine.rows:
         for slot, span in zip(row.slots, row.shard.spans, strict=True):
             found[slot.name] = piece = slot.piece.detach()
             mark(piece, span)
@@ -47,7 +47,7 @@ def full_state(engine: Flat, rank0_only: bool = True) -> dict[str, Tensor]:
     """All tensors, whole, on the CPU, gathered row by row; with `rank0_only` {} on other ranks."""
     keep = engine.rank == 0 or not rank0_only
     found: dict[int, Tensor] = {}
-    for row in _rows(engine):
+    for row in engine.rows:
         whole = _gather(engine, row)
         for slot in row.slots if keep else ():
             found[id(slot.piece)] = row.view(whole, slot).to("cpu", copy=True)
@@ -111,7 +111,7 @@ def _plain_copy(engine: Flat, memo: dict[int, Any]) -> nn.Module:
     """The model as a module of whole parameters that knows nothing of ranks (every rank copies)."""
     model = engine.model
     engine.settle()
-    for row in _rows(engine):
+    for row in engine.rows:
         whole = _gather(engine, row)
         for slot in row.slots:
             full = nn.Parameter(row.view(whole, slot).clone(), requires_grad=slot.piece.requires_grad)
@@ -142,11 +142,6 @@ def _gather(engine: Flat, row: Row) -> Tensor:
             work.wait()
     engine.counter.add("state", "all_gather", whole.numel() * whole.element_size(), engine.world)
     return whole
-
-
-def _rows(engine: Flat) -> Iterator[Row]:
-    for unit in engine.units:
-        yield from unit.rows
 
 
 def _kept_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

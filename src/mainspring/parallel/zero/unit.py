@@ -63,6 +63,10 @@ class Row:
         shape = self.layout.shapes[slot.index]
         return flat[start : start + shape.numel()].view(shape)
 
+    def own(self, flat: Tensor, rank: int) -> Tensor:
+        """The part [part] of `rank` in a row [padded]."""
+        return flat[rank * self.layout.part :][: self.layout.part]
+
     def open(self) -> Region:
         """The gathered row's memory, made when it is first asked for."""
         if self.region is None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from mainspring.errors import CheckpointError, UsageError
+from mainspring.errors import CheckpointError, UsageError, few
 from mainspring.train.checkpoint import folder as folders
 from mainspring.train.checkpoint import shards
 from mainspring.train.checkpoint.io import read_whole
@@ -140,8 +140,7 @@ def _check_weights(
             if name in found and found[name] != shape
         ]
     if faults:
-        more = f" and {len(faults) - 8} more" if len(faults) > 8 else ""
-        raise CheckpointError(f"{path}: not the whole model: {'; '.join(faults[:8])}{more}")
+        raise CheckpointError(f"{path}: not the whole model: {few(faults, '; ')}")
 
 
 def _check_room(target: Path, content: Manifest, kinds: Mapping[str, str]) -> None:

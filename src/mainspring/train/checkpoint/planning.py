@@ -31,7 +31,7 @@ from torch.distributed.checkpoint.planner import (
 )
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
-from mainspring.errors import CheckpointError
+from mainspring.errors import CheckpointError, few
 from mainspring.train.checkpoint.boxes import Box, Held, held
 from mainspring.train.checkpoint.cover import fault
 from mainspring.train.checkpoint.tiers import Opened
@@ -179,5 +179,4 @@ def _agree(plans: Sequence[SavePlan]) -> None:
 
 def _refuse(faults: list[str]) -> None:
     if faults:
-        more = f" and {len(faults) - 8} more" if len(faults) > 8 else ""
-        raise CheckpointError(f"not saved, for weights would be partial: {'; '.join(faults[:8])}{more}")
+        raise CheckpointError(f"not saved, for weights would be partial: {few(faults, '; ')}")

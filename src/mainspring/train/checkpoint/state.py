@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mainspring import parallel
-from mainspring.errors import CheckpointError
+from mainspring.errors import CheckpointError, few
 from mainspring.nn.span import Span, logical_shape, mark, span_of
 from mainspring.train.checkpoint.boxes import Box, Held, Leaf, held_piece
 from mainspring.train.checkpoint.manifest import DTYPES, Entry, Manifest
@@ -143,7 +143,7 @@ def check_fit(state: Mapping[str, Leaf], content: Manifest) -> None:
         if name in content.tensors and content.tensors[name].shape != tuple(_shape(tensor))
     ]
     faults = [
-        f"{label}: {', '.join(names[:8])}{f' and {len(names) - 8} more' if len(names) > 8 else ''}"
+        f"{label}: {few(names)}"
         for label, names in (
             ("not in the checkpoint", missing),
             ("only in the checkpoint", surplus),

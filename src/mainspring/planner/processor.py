@@ -1,4 +1,4 @@
-"""Facts of this machine that torch does not tell."""
+"""Which processor this is; torch does not tell."""
 
 from __future__ import annotations
 
