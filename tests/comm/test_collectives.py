@@ -11,7 +11,9 @@ from support.spawn import run_ranks
 pytestmark = pytest.mark.distributed
 
 
-def exchange(rank, world):
+def exchange(rank, world, shared=True):
+    if not shared:
+        comm.shared.disable()
     counter = Counter()
     torch.manual_seed(rank)
     wrong = []
@@ -46,6 +48,13 @@ def exchange(rank, world):
                 work.wait()
             if not torch.equal(inplace, gathered):
                 wrong.append(("all_gather in place", dtype, size))
+    outbox = [torch.full((2 * rank + to,), 10.0 * rank + to) for to in range(world)]
+    inbox = [torch.empty(2 * source + rank) for source in range(world)]
+    comm.all_to_all(inbox, outbox, name="a2a", largest=3 * world, counter=counter).wait()
+    if any((inbox[source] != 10.0 * source + rank).any() for source in range(world)):
+        wrong.append("all_to_all")
+    if counter.wire("a2a") != 4 * sum(2 * rank + to for to in range(world) if to != rank):
+        wrong.append("traffic of all_to_all")
     total = torch.tensor([float(rank), 1.0])
     comm.all_reduce(total, name="ar", counter=counter)
     largest = torch.tensor(rank)
@@ -66,9 +75,9 @@ def exchange(rank, world):
     return wrong, counter.volume("ar"), counter.calls("rs")
 
 
-@pytest.mark.parametrize("world", [2, 3])
-def test_like_torch(world):
-    for wrong, all_reduced, scatters in run_ranks(exchange, world):
+@pytest.mark.parametrize(("world", "shared"), [(2, True), (3, True), (3, False)])
+def test_like_torch(world, shared):
+    for wrong, all_reduced, scatters in run_ranks(exchange, world, shared):
         assert wrong == []
         assert all_reduced == 2 * 8  # two fp32 numbers, counted twice
         assert scatters == 15

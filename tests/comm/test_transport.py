@@ -58,6 +58,13 @@ def begin(kind, seed, rank, size, n, dtype, op, group):
         pending = comm.reduce_scatter(out, whole, name="x", op=op, group=group)
         mine = slice(rank * n, (rank + 1) * n)
         return pending, lambda: torch.equal(out, combined([term[mine] for term in terms], op, dtype))
+    if kind == "all_to_all":
+        most = n * (seed % 3 + 1)
+        width = lambda giver, taker: (7 * giver + 3 * taker + seed) * n % (most + 1)  # noqa: E731
+        gifts = [[draw(seed + t, g, width(g, t), dtype) for t in range(size)] for g in range(size)]
+        inbox = [torch.empty_like(gifts[giver][rank]) for giver in range(size)]
+        pending = comm.all_to_all(inbox, gifts[rank], name="x", largest=most, group=group)
+        return pending, lambda: all(torch.equal(inbox[g], gifts[g][rank]) for g in range(size))
     shards = [draw(seed, r, n, dtype) for r in range(size)]
     output = torch.empty(n * size, dtype=dtype)
     mine = shards[rank]
@@ -75,7 +82,7 @@ def campaign(rank, world, seed):
     order = random.Random(f"{seed} {rank}")  # not the same
     wrong, flying = [], []
     for step in range(90):
-        kind = choose.choice(["all_reduce", "reduce_scatter", "all_gather"])
+        kind = choose.choice(["all_reduce", "reduce_scatter", "all_gather", "all_to_all"])
         dtype, n, op = (
             choose.choice(DTYPES),
             choose.choice(SIZES),

@@ -1,7 +1,15 @@
 """Collectives that are named and counted."""
 
 from mainspring.comm import debug, shared
-from mainspring.comm.collectives import Pending, all_gather, all_reduce, barrier, broadcast, reduce_scatter
+from mainspring.comm.collectives import (
+    Pending,
+    all_gather,
+    all_reduce,
+    all_to_all,
+    barrier,
+    broadcast,
+    reduce_scatter,
+)
 from mainspring.comm.counter import Counter, Traffic
 from mainspring.comm.shared import Window
 
@@ -12,6 +20,7 @@ __all__ = [
     "Window",
     "all_gather",
     "all_reduce",
+    "all_to_all",
     "barrier",
     "broadcast",
     "debug",

@@ -11,6 +11,7 @@ rank that is missing and what that rank did last.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 import torch
@@ -166,15 +167,53 @@ def reduce_scatter(
     return Watched([work], path, what)
 
 
+def all_to_all(
+    inbox: Sequence[Tensor],
+    outbox: Sequence[Tensor],
+    *,
+    name: str,
+    largest: int | None = None,
+    group: dist.ProcessGroup | None = None,
+    counter: Counter | None = None,
+) -> Pending:
+    """Start giving `outbox[r]` to rank r of the group, and taking what it gives into `inbox[r]`.
+
+    Args:
+        inbox: contiguous, of one dtype; `inbox[r]` has the size that rank r's outbox has for this rank.
+        outbox: contiguous, of the same dtype. Pieces of no elements are allowed.
+        name: what the traffic is for.
+        largest: elements of the largest piece between any two ranks, the same on every rank; None where all
+            pieces have the same size.
+        group: the ranks.
+        counter: told the traffic.
+
+    Returns:
+        What to wait for before `inbox` is read or `outbox` is written.
+    """
+    rank = dist.get_rank(group)
+    if counter is not None:
+        sizes = [t.numel() * t.element_size() for t in outbox]
+        counter.add(name, "all_to_all", sum(sizes), len(sizes), sum(sizes) - sizes[rank])
+    most = outbox[rank].numel() if largest is None else largest
+    path, transport, what = _begin("all_to_all", name, outbox[rank], group, most)
+    if transport is not None:
+        return transport.all_to_all(inbox, outbox, most * outbox[rank].element_size(), what)
+    if is_gloo(group):
+        return exchange.all_to_all(inbox, outbox, group, path, what)
+    work = dist.all_to_all(list(inbox), list(outbox), group=group, async_op=True)
+    return Watched([work], path, what)
+
+
 def is_gloo(group: dist.ProcessGroup | None) -> bool:
     """True where tensors of the CPU travel over gloo."""
     return bool(dist.get_backend(group) == "gloo")
 
 
 def _begin(
-    op: str, name: str, tensor: Tensor, group: dist.ProcessGroup | None
+    op: str, name: str, tensor: Tensor, group: dist.ProcessGroup | None, elements: int | None = None
 ) -> tuple[Channel, Transport | None, str]:
-    what = f"{op} {name!r} of {tensor.numel():,} {str(tensor.dtype).removeprefix('torch.')}"
+    count = tensor.numel() if elements is None else elements
+    what = f"{op} {name!r} of {count:,} {str(tensor.dtype).removeprefix('torch.')}"
     path = channel(group)
     return path, path.begin(group, tensor.device, what), what
 

@@ -7,9 +7,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
-Op = Literal["all_reduce", "reduce_scatter", "all_gather", "broadcast"]
+Op = Literal["all_reduce", "reduce_scatter", "all_gather", "all_to_all", "broadcast"]
 
-_PASSES: dict[Op, int] = {"all_reduce": 2, "reduce_scatter": 1, "all_gather": 1, "broadcast": 1}
+_PASSES: dict[Op, int] = {
+    "all_reduce": 2,
+    "reduce_scatter": 1,
+    "all_gather": 1,
+    "all_to_all": 1,
+    "broadcast": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -21,9 +27,11 @@ class Traffic:
     calls: int
     """How often it ran."""
     payload: int
-    """Bytes of the whole (unsharded) tensors, summed over calls."""
+    """Bytes of the whole (unsharded) tensors, summed over calls; of an all-to-all what this rank gives
+    away, with what it keeps."""
     wire: float
-    """Bytes a rank must send with the best algorithm: payload (N - 1) / N, twice that for an all-reduce."""
+    """Bytes a rank must send with the best algorithm: payload (N - 1) / N, twice that for an all-reduce; of
+    an all-to-all what goes to others."""
 
     @property
     def volume(self) -> int:
@@ -45,9 +53,12 @@ class Counter:
     records: dict[tuple[str, Op], Traffic] = field(default_factory=dict)
     """(name, operation) -> what it moved."""
 
-    def add(self, name: str, op: Op, payload: int, group_size: int) -> None:
-        """Note one call that worked on `payload` bytes (of the whole tensor) among `group_size` ranks."""
-        wire = payload * _PASSES[op] * (group_size - 1) / group_size
+    def add(self, name: str, op: Op, payload: int, group_size: int, wire: float | None = None) -> None:
+        """Note one call that worked on `payload` bytes (of the whole tensor) among `group_size` ranks.
+
+        `wire` is what this rank sends, where that is no even share.
+        """
+        wire = payload * _PASSES[op] * (group_size - 1) / group_size if wire is None else wire
         record = Traffic(op, 1, payload, wire)
         before = self.records.get((name, op))
         self.records[name, op] = record if before is None else before + record

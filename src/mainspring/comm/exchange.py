@@ -79,13 +79,32 @@ def reduce_scatter(
     return Watched(works, channel, what, lambda: reduce_into(output.view(-1), terms, op, Scratch()))
 
 
-def _exchange(outbox: list[Tensor], inbox: list[Tensor], group: dist.ProcessGroup | None) -> list[Any]:
-    """Start sending `outbox[r]` to, and receiving `inbox[r]` from, every other rank `r` of the group."""
+def all_to_all(
+    inbox: Sequence[Tensor],
+    outbox: Sequence[Tensor],
+    group: dist.ProcessGroup | None,
+    channel: Channel,
+    what: str,
+) -> Watched:
+    """Start giving `outbox[r]` to rank r, and taking its into `inbox[r]`."""
+    rank = dist.get_rank(group)
+    works = _exchange(outbox, inbox, group)
+    inbox[rank].copy_(outbox[rank])
+    return Watched(works, channel, what)
+
+
+def _exchange(
+    outbox: Sequence[Tensor], inbox: Sequence[Tensor], group: dist.ProcessGroup | None
+) -> list[Any]:
+    """Start sending `outbox[r]` to, and receiving `inbox[r]` from, every other rank `r` of the group; what
+    has no elements does not travel."""
     rank, size = dist.get_rank(group), dist.get_world_size(group)
     works = []
     for step in range(1, size):
         # Ring distance instead of rank order: at each step everyone talks to someone else.
         to, source = (rank + step) % size, (rank - step) % size
-        works.append(dist.irecv(inbox[source], group=group, group_src=source))
-        works.append(dist.isend(outbox[to], group=group, group_dst=to))
+        if inbox[source].numel():
+            works.append(dist.irecv(inbox[source], group=group, group_src=source))
+        if outbox[to].numel():
+            works.append(dist.isend(outbox[to], group=group, group_dst=to))
     return works

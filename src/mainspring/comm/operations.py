@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -116,6 +117,40 @@ class ReduceScatter(_Operation):
                 at = (self.rank - (self.rank > source)) * width
                 terms.append(slots.of(source, out.dtype)[at : at + out.numel()])
         reduce_into(out, terms, self.op, self.scratch)
+
+
+class AllToAll(_Operation):
+    """`outbox[r]` (bytes) of every rank to rank r, which has it in its `inbox`; sizes may differ by pair.
+
+    Args:
+        largest: bytes of the largest piece between two ranks, the same on all ranks.
+    """
+
+    def __init__(
+        self, inbox: Sequence[Tensor], outbox: Sequence[Tensor], largest: int, rank: int, size: int
+    ) -> None:
+        room = SLOT_BYTES // max(1, size - 1) // _ALIGN * _ALIGN
+        self.width = min(room, largest + -largest % _ALIGN)
+        super().__init__(_ceil(largest, self.width), rank, size, largest)
+        self.inbox, self.outbox = inbox, outbox
+        inbox[rank].copy_(outbox[rank])
+
+    def publish(self, chunk: int, slots: Slots) -> bool:
+        start, slot, said = chunk * self.width, slots.of(self.rank, torch.uint8), False
+        for other in self.sources:
+            piece = self.outbox[other][start : start + self.width]
+            at = (other - (other > self.rank)) * self.width
+            slot[at : at + piece.numel()].copy_(piece)
+            said |= piece.numel() > 0
+        return said
+
+    def consume(self, chunk: int, slots: Slots) -> None:
+        start = chunk * self.width
+        for source in self.sources:
+            piece = self.inbox[source][start : start + self.width]
+            if piece.numel():
+                at = (self.rank - (self.rank > source)) * self.width
+                piece.copy_(slots.of(source, torch.uint8)[at : at + piece.numel()])
 
 
 class SmallAllReduce(_Operation):

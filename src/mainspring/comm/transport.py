@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -11,6 +13,7 @@ from mainspring.comm.operations import (
     ONE_SHOT_BYTES,
     AllGather,
     AllReduce,
+    AllToAll,
     Barrier,
     Broadcast,
     ReduceScatter,
@@ -57,6 +60,13 @@ class Transport:
         """Join the shards [n] of all ranks in `output` [N n]."""
         rows = _bytes(output).view(self.size, -1)
         return self._stream.start(AllGather(rows, _bytes(shard), self.rank, self.size), what)
+
+    def all_to_all(
+        self, inbox: Sequence[Tensor], outbox: Sequence[Tensor], largest: int, what: str
+    ) -> Ticket:
+        """Give `outbox[r]` to rank r, and take its into `inbox[r]`; no piece has more than `largest` bytes."""
+        boxes = [_bytes(t) for t in inbox], [_bytes(t) for t in outbox]
+        return self._stream.start(AllToAll(*boxes, largest, self.rank, self.size), what)
 
     def broadcast(self, tensor: Tensor, source: int, what: str) -> Ticket:
         """Copy `tensor` of rank `source` to all."""
