@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 
 from mainspring.nn import Transformer, TransformerConfig, initialize
 from mainspring.nn.init import CHUNK, Initial, declare, stable_seed
+from mainspring.nn.span import Cut, Span, mark, mark_cut
 from support.spawn import run_ranks
 
 CONFIG = TransformerConfig(
@@ -94,3 +95,33 @@ def shard_and_compare(rank, world):
 @pytest.mark.distributed
 def test_shards_are_slices_of_the_whole():
     assert run_ranks(shard_and_compare, 2) == [True, True]
+
+
+@pytest.mark.parametrize("name", ["layers.0.attention.qkv.weight", "layers.0.attention.out.weight"])
+def test_boxes_and_runs_of_boxes_start_as_in_the_whole(name):
+    config = TransformerConfig(d_model=12, n_heads=2, n_layers=1, d_ff=16, vocab_size=11)
+    whole = dict(initialize(Transformer(config), seed=3).named_parameters())[name].detach()
+    model = Transformer(config)
+    owner = model.get_submodule(name.rpartition(".")[0])
+    for dim, start, length in ((0, 4, 5), (1, 3, 6)):
+        cut = Cut.whole(whole.shape).narrow(dim, start, length, "tensor")
+        owner.weight = mark_cut(nn.Parameter(torch.empty(cut.sizes)), cut)
+        initialize(model, seed=3)
+        box = cut.of(whole)
+        assert torch.equal(owner.weight, box)
+        span = Span(box.shape, 7, 25)
+        owner.weight = mark_cut(nn.Parameter(torch.empty(span.numel)), cut)
+        mark(owner.weight, span)
+        initialize(model, seed=3)
+        assert torch.equal(owner.weight, box.reshape(-1)[7:25])
+
+
+def test_rows_that_start_at_zero_do_so_in_boxes():
+    for dim, start, length in ((0, 2, 4), (1, 1, 2)):
+        table = nn.Embedding(6, 3)
+        declare(table, Initial(1.0, rows=4))
+        whole = initialize(table, seed=1).weight.detach().clone()
+        assert not whole[4:].any() and whole[:4].all()
+        cut = Cut.whole(whole.shape).narrow(dim, start, length, "tensor")
+        table.weight = mark_cut(nn.Parameter(torch.empty(cut.sizes)), cut)
+        assert torch.equal(initialize(table, seed=1).weight, cut.of(whole))

@@ -197,7 +197,7 @@ def refusals(rank, world):
     for attempt in (
         lambda: parallel.apply(nn.Linear(2, 2), Plan(data=5)),
         lambda: parallel.apply(parallel.apply(nn.Linear(2, 2), Plan(data=2)), Plan(data=2)),
-        lambda: parallel.build_mesh(Plan(data=3)),
+        lambda: parallel.Axes.of(Plan(data=3)),
     ):
         try:
             attempt()

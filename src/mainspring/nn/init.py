@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-from mainspring.nn.span import Span, logical_shape, span_of
+from mainspring.nn.span import Cut, Span, cut_of, logical_shape, span_of
 
 CHUNK = 1 << 20
 """Elements drawn from one generator."""
@@ -90,49 +90,50 @@ def _plain_name(name: str) -> str:
 
 
 def _fill_normal(parameter: Tensor, seed: int, name: str, initial: Initial) -> None:
+    target, cut = _local(parameter)
     span = span_of(parameter)
-    if span is not None:
-        _fill_piece(parameter, span, seed, name, initial)
-        return
-    shape = parameter.shape
-    if isinstance(parameter, DTensor):
-        local_shape, offset = compute_local_shape_and_global_offset(
-            shape, parameter.device_mesh, parameter.placements
-        )
-        target = parameter.to_local()
-    else:
-        local_shape, offset, target = tuple(shape), (0,) * len(shape), parameter
-    if target.numel() == 0:
-        return
-    width = shape[1:].numel()
-    first, last = offset[0], offset[0] + local_shape[0]
-    in_place = (
-        target.device.type == "cpu"
-        and target.dtype == torch.float32
-        and target.is_contiguous()
-        and local_shape[1:] == tuple(shape[1:])
-    )
-    drawn = target.detach() if in_place else torch.empty((last - first, *shape[1:]))
-    _draw(drawn.view(-1), first * width, shape.numel(), seed, name, initial.std)
-    rows = last if initial.rows is None else initial.rows
-    if rows < last:
-        drawn[max(rows - first, 0) :].zero_()
-    if not in_place:
-        for dim in range(1, len(shape)):
-            drawn = drawn.narrow(dim, offset[dim], local_shape[dim])
-        target.copy_(drawn)
-
-
-def _fill_piece(piece: Tensor, span: Span, seed: int, name: str, initial: Initial) -> None:
+    box = torch.Size(cut.sizes)
+    if span is None:
+        span = Span(box, 0, box.numel())
     if span.numel == 0:
         return
-    in_place = piece.device.type == "cpu" and piece.dtype == torch.float32
-    drawn = piece.detach() if in_place else torch.empty(span.numel)
-    _draw(drawn, span.start, span.shape.numel(), seed, name, initial.std)
+    # Of a box that is cut in dim 0 alone, a run of elements is a run of the whole; of another, whole rows of
+    # the parameter are drawn and what of them is not here is left out.
+    rows = box == (box[:1] + cut.shape[1:])
+    in_place = rows and target.device.type == "cpu" and target.dtype == torch.float32
+    width, first = cut.shape[1:].numel(), cut.offsets[0]
+    if rows:
+        start = first * width + span.start
+        flat = target.detach() if in_place and target.is_contiguous() else torch.empty(span.numel)
+        _draw_rows(flat.view(-1), start, cut.shape, seed, name, initial)
+    else:
+        narrow = box[1:].numel()
+        low, high = span.start // narrow, -(-span.stop // narrow)
+        whole = torch.empty((high - low, *cut.shape[1:]))
+        _draw_rows(whole.view(-1), (first + low) * width, cut.shape, seed, name, initial)
+        for dim in range(1, len(box)):
+            whole = whole.narrow(dim, cut.offsets[dim], box[dim])
+        flat = whole.reshape(-1)[span.start - low * narrow : span.stop - low * narrow]
+    if flat.data_ptr() != target.data_ptr():
+        target.copy_(flat.view(target.shape))
+
+
+def _local(parameter: Tensor) -> tuple[Tensor, Cut]:
+    """What of a parameter is here, and which box it is (or is a run of)."""
+    if isinstance(parameter, DTensor):
+        sizes, offsets = compute_local_shape_and_global_offset(
+            parameter.shape, parameter.device_mesh, parameter.placements
+        )
+        return parameter.to_local(), Cut(parameter.shape, tuple(offsets), tuple(sizes), ())
+    cut = cut_of(parameter)
+    return parameter, Cut.whole(logical_shape(parameter)) if cut is None else cut
+
+
+def _draw_rows(out: Tensor, start: int, shape: torch.Size, seed: int, name: str, initial: Initial) -> None:
+    """The parameter's draws from element `start` on, with 0 in the rows that are declared so."""
+    _draw(out, start, shape.numel(), seed, name, initial.std)
     if initial.rows is not None:
-        drawn[max(initial.rows * span.shape[1:].numel() - span.start, 0) :].zero_()
-    if not in_place:
-        piece.copy_(drawn)
+        out[max(initial.rows * shape[1:].numel() - start, 0) :].zero_()
 
 
 def _draw(out: Tensor, start: int, total: int, seed: int, name: str, std: float) -> None:

@@ -12,17 +12,17 @@ from mainspring.parallel.api import (
     shards,
     traffic,
 )
-from mainspring.parallel.mesh import build_mesh
+from mainspring.parallel.mesh import Axes
 from mainspring.parallel.plan import Plan
 from mainspring.parallel.world import World
 from mainspring.parallel.zero import Shard
 
 __all__ = [
+    "Axes",
     "Plan",
     "Shard",
     "World",
     "apply",
-    "build_mesh",
     "clip_grad_norm",
     "full_state",
     "loss_scaler",

@@ -11,14 +11,13 @@ from typing import Literal, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from mainspring import comm
 from mainspring.comm import Counter
 from mainspring.errors import PlanError
-from mainspring.nn.span import span_of
-from mainspring.parallel.mesh import build_mesh, check_world
+from mainspring.nn.span import cut_of, span_of
+from mainspring.parallel.mesh import UNBUILT, Axes
 from mainspring.parallel.places import place
 from mainspring.parallel.plan import Plan
 from mainspring.parallel.precision import Autocast, Precision
@@ -37,7 +36,7 @@ def apply(
     model: M,
     plan: Plan,
     *,
-    mesh: DeviceMesh | None = None,
+    axes: Axes | None = None,
     precision: Precision = "fp32",
     reduce: Literal["mean", "sum"] = "mean",
     counter: Counter | None = None,
@@ -52,7 +51,7 @@ def apply(
     Args:
         model: any module; its units are what `blocks()` returns, else its lists of like modules.
         plan: how to spread it.
-        mesh: a mesh with the axis "data"; None makes one over all ranks.
+        axes: the plan's mesh; None makes it.
         precision: "bf16" and "fp16" compute in 16 bits over fp32 masters; fp16 with a loss scale that
             follows overflows by itself (`zero.scale`), on flat shards alone.
         reduce: how gradients of ranks are joined. "mean" suits a loss averaged on each rank over equal
@@ -64,22 +63,19 @@ def apply(
         The same object.
 
     Raises:
-        PlanError: the plan's world is not the number of ranks, the mesh does not fit, or `model` has a plan
+        PlanError: the plan's world is not the number of ranks, or `model` has a plan
             already.
     """
     if type(strategy_of(model)) is not Strategy:
         raise PlanError("this model is spread already; apply a plan once, to a fresh model")
-    if mesh is None:
-        device = next((p.device.type for p in model.parameters() if not p.is_meta), None)
-        mesh = build_mesh(plan, device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    elif mesh.size() != plan.world:
-        raise PlanError(f"the mesh has {mesh.size()} ranks and the plan {plan.world}")
-    else:
-        check_world(plan)
+    for axis in UNBUILT:
+        if getattr(plan, axis) > 1:
+            raise PlanError(f"plan.{axis} = {getattr(plan, axis)} cannot be carried out yet; set it to 1")
+    axes = Axes.of(plan) if axes is None else axes
     counter = Counter() if counter is None else counter
     set_remat(model, plan.remat)
-    alone = mesh is None or plan.data == 1
-    group = None if mesh is None or alone else mesh.get_group()
+    group = axes.group("replicas")
+    alone = group is None
     placement = place(plan) if placement is None else placement
     strategy: Strategy
     flat = plan.zero > 0 and plan.backend == "flat" and (not alone or precision == "fp16")
@@ -90,12 +86,13 @@ def apply(
         )
     if placement is not None or flat:
         strategy = Flat(model, plan, group, counter, precision=precision, reduce=reduce, placement=placement)
-    elif mesh is None or alone:
+    elif group is None:
         strategy = Strategy(model, plan, None, counter)
     elif plan.zero == 0:
         strategy = Replicated(model, plan, group, counter, reduce)
     else:
-        strategy = Sharded(model, plan, mesh, counter, precision=precision, reduce=reduce)
+        strategy = Sharded(model, plan, group, counter, precision=precision, reduce=reduce)
+    strategy.axes = axes
     if precision == "bf16" and not isinstance(strategy, Sharded | Flat):
         Autocast(model)
     remember(model, strategy)
@@ -191,37 +188,51 @@ def traffic(model: nn.Module) -> Counter:
 def clip_grad_norm(model: nn.Module, max_norm: float) -> float:
     """Scale all gradients so that their global 2-norm is at most `max_norm`, and return the norm they had.
 
-    The norm is over all parameters and all ranks: shards are counted once each, replicated gradients once.
+    The norm is over all parameters and all ranks: each element is counted once, however many ranks hold it.
     Gradients are left alone where the norm is within bounds, where it is not finite (so that the culprit can
     be found), and where `max_norm` is 0 or infinite (measure only).
     """
-    plain, sharded = _local_gradients(model)
-    device = next((g.device for g in (*plain, *sharded)), torch.device("cpu"))
-    square = _square(sharded, device)
     strategy = strategy_of(model)
-    if isinstance(strategy, Sharded | Flat):
-        comm.all_reduce(square, name="norm", group=strategy.group, counter=strategy.counter)
-    norm = float((square + _square(plain, device)).sqrt())
+    gradients, counted, parts = _local_gradients(model, strategy.axes)
+    device = next((g.device for g in gradients), torch.device("cpu"))
+    if parts:
+        square = _square(counted, device)
+        comm.all_reduce(square, name="norm", counter=strategy.counter)
+    else:
+        square = _square(gradients, device)
+    norm = float(square.sqrt())
     if 0 < max_norm < norm and math.isfinite(norm):
-        for gradients in (plain, sharded):
-            for group in _by_dtype(gradients):
-                torch._foreach_mul_(group, max_norm / norm)
+        for group in _by_dtype(gradients):
+            torch._foreach_mul_(group, max_norm / norm)
     return norm
 
 
-def _local_gradients(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """Gradients that every rank has whole, and this rank's shards of the others."""
-    plain: list[Tensor] = []
-    sharded: list[Tensor] = []
+def _local_gradients(model: nn.Module, axes: Axes | None) -> tuple[list[Tensor], list[Tensor], bool]:
+    """This rank's gradients; those of them that it counts in a norm, of parts that several ranks hold one
+    rank; and whether ranks hold different ones."""
+    gradients: list[Tensor] = []
+    counted: list[Tensor] = []
+    parts = axes is not None and axes.world > axes.size("replicas")
     for parameter in model.parameters():
         gradient = parameter.grad
-        if isinstance(gradient, DTensor):
-            sharded.append(gradient.to_local())
-        elif gradient is not None and span_of(parameter) is not None:
-            sharded.append(gradient)
-        elif gradient is not None:
-            plain.append(gradient)
-    return plain, [shard for shard in sharded if shard.numel()]
+        if gradient is None:
+            continue
+        sharded = isinstance(gradient, DTensor) or span_of(parameter) is not None
+        local = gradient.to_local() if isinstance(gradient, DTensor) else gradient
+        parts = parts or (sharded and axes is not None)
+        if local.numel():
+            gradients.append(local)
+            if axes is None or _counts(parameter, sharded, axes):
+                counted.append(local)
+    return gradients, counted, parts
+
+
+def _counts(parameter: nn.Parameter, sharded: bool, axes: Axes) -> bool:
+    """Whether this rank is the one of those that hold the same that counts it."""
+    cut = cut_of(parameter)
+    over = () if cut is None else cut.axes
+    copies = "expert_replicas" if "expert" in over else "replicas"
+    return (sharded or axes.index(copies) == 0) and ("tensor" in over or axes.index("tensor") == 0)
 
 
 def _square(tensors: list[Tensor], device: torch.device) -> Tensor:

@@ -1,24 +1,112 @@
-"""The mesh of a plan: one named axis for each way the run is spread."""
+"""The mesh of a plan: which ranks share what with this one, along each way in which the run is spread.
+
+Ranks are numbered with the tensor axis fastest, then sequence, data and pipeline (Narayanan et al. 2021,
+arXiv 2104.04473, section 3: what talks most lies closest together). Groups of experts are consecutive ranks
+of the data axis.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
 import torch.distributed as dist
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from mainspring.errors import PlanError
 from mainspring.parallel.plan import Plan
 
+Axis = Literal[
+    "tensor", "sequence", "data", "pipeline", "expert", "expert_data", "replicas", "expert_replicas"
+]
+_SLOWEST_FIRST = ("pipeline", "expert_data", "expert", "sequence", "tensor")
+_JOINED: dict[str, tuple[str, ...]] = {
+    "data": ("expert_data", "expert"),
+    "replicas": ("expert_data", "expert", "sequence"),
+    "expert_replicas": ("expert_data", "sequence"),
+}
 
-def build_mesh(plan: Plan, device_type: str = "cpu") -> DeviceMesh | None:
-    """The device mesh of `plan` over all ranks, with the axis "data"; None for a run of one process.
+UNBUILT = ("tensor", "sequence", "pipeline", "expert")
+"""Axes that `apply` cannot spread a model along yet."""
 
-    Raises:
-        PlanError: the plan's world is not the number of ranks in the process group.
+
+class Axes:
+    """Where a rank stands in a plan's mesh, and its groups of ranks.
+
+    Of the joined axes "replicas" are the ranks that hold the same dense parameters (before ZeRO shards them)
+    and read other tokens: data x sequence. "expert_replicas" are those that hold the same experts; "data" is
+    cut in "expert_data" x "expert".
+
+    Args:
+        sizes: length of each axis, slowest first.
+        rank: which rank this is.
+        groups: process group of each axis that is longer than 1.
     """
-    check_world(plan)
-    if not dist.is_initialized():
-        return None
-    return init_device_mesh(device_type, (plan.data,), mesh_dim_names=("data",))
+
+    def __init__(
+        self, sizes: Mapping[str, int], rank: int, groups: Mapping[str, dist.ProcessGroup] | None = None
+    ) -> None:
+        self._sizes = dict(sizes)
+        self._groups = dict(groups or {})
+        self.rank = rank
+        """Number of this rank in the world."""
+        self._place: dict[str, int] = {}
+        for axis in reversed(self._sizes):
+            rank, self._place[axis] = divmod(rank, self._sizes[axis])
+
+    @classmethod
+    def of(cls, plan: Plan) -> Axes:
+        """The mesh of `plan` over all ranks of the process group. Every rank calls it.
+
+        Raises:
+            PlanError: the plan's world is not the number of ranks.
+        """
+        check_world(plan)
+        axes = cls(_sizes(plan), dist.get_rank() if dist.is_initialized() else 0)
+        made: dict[tuple[int, ...], dist.ProcessGroup] = {}
+        for axis in (*_SLOWEST_FIRST, *_JOINED):
+            ranks = tuple(axes.ranks(axis))
+            if len(ranks) == 1:
+                continue
+            if ranks not in made:
+                made[ranks] = _group(ranks)
+            axes._groups[axis] = made[ranks]
+        return axes
+
+    @property
+    def world(self) -> int:
+        """Number of ranks."""
+        return math.prod(self._sizes.values())
+
+    def size(self, axis: Axis | str) -> int:
+        """Number of ranks along an axis."""
+        return math.prod(self._sizes[part] for part in _JOINED.get(axis, (axis,)))
+
+    def index(self, axis: Axis | str) -> int:
+        """Where this rank stands along an axis."""
+        found = 0
+        for part in _JOINED.get(axis, (axis,)):
+            found = found * self._sizes[part] + self._place[part]
+        return found
+
+    def group(self, axis: Axis | str) -> dist.ProcessGroup | None:
+        """The ranks along an axis through this one, in order; None where there is only this one."""
+        return self._groups.get(axis)
+
+    def ranks(self, axis: Axis | str) -> list[int]:
+        """Their numbers in the world, in order."""
+        found = [self.rank]
+        for part in _JOINED.get(axis, (axis,)):
+            found = [
+                number + (index - self._place[part]) * self._stride(part)
+                for number in found
+                for index in range(self._sizes[part])
+            ]
+        return found
+
+    def _stride(self, axis: str) -> int:
+        names = list(self._sizes)
+        return math.prod(self._sizes[faster] for faster in names[names.index(axis) + 1 :])
 
 
 def check_world(plan: Plan) -> None:
@@ -26,6 +114,32 @@ def check_world(plan: Plan) -> None:
     size = dist.get_world_size() if dist.is_initialized() else 1
     if plan.world != size:
         raise PlanError(
-            f"the plan needs {plan.world} ranks (data={plan.data}) but the process group has "
-            f"{size}; start {plan.world} ranks with torchrun, or set plan.data={size}"
+            f"the plan needs {plan.spread} but the process group has {size}; {remedy(plan, size)}"
         )
+
+
+def remedy(plan: Plan, ranks: int) -> str:
+    """What to do where the plan's world is not the number of ranks."""
+    start = f"start {plan.world} ranks with torchrun --nproc-per-node={plan.world} (or several nodes)"
+    others = plan.world // plan.data
+    return f"{start}, or set plan.data={ranks // others}" if ranks % others == 0 else start
+
+
+def _sizes(plan: Plan) -> dict[str, int]:
+    sizes = {
+        "pipeline": plan.pipeline,
+        "expert_data": plan.data // plan.expert,
+        "expert": plan.expert,
+        "sequence": plan.sequence,
+        "tensor": plan.tensor,
+    }
+    return {axis: sizes[axis] for axis in _SLOWEST_FIRST}
+
+
+def _group(ranks: Sequence[int]) -> dist.ProcessGroup:
+    world = dist.group.WORLD
+    if len(ranks) == dist.get_world_size() and world is not None:
+        return world
+    # Only the members make it: a trillion-parameter mesh has thousands of groups.
+    group: dist.ProcessGroup = dist.new_group(list(ranks), use_local_synchronization=True)
+    return group

@@ -19,6 +19,25 @@ class Plan(Section):
 
     data: int = Field(1, ge=1)
     """Ranks that each take a share of every batch."""
+    tensor: int = Field(1, ge=1)
+    """Ranks between which every layer's matrices are cut (Shoeybi et al. 2019, arXiv 1909.08053)."""
+    tensor_sequence: bool = False
+    """Cut also what lies between those matrices, over tokens (Korthikanti et al. 2022, arXiv 2205.05198)."""
+    sequence: int = Field(1, ge=1)
+    """Ranks that each take a share of every row's tokens."""
+    sequence_attention: Literal["heads", "ring"] = "heads"
+    """How tokens of one rank see those of another: with "heads" each rank attends with some heads for all
+    tokens (Jacobs et al. 2023, arXiv 2309.14509); with "ring" keys and values go round (Liu et al. 2023,
+    arXiv 2310.01889)."""
+    pipeline: int = Field(1, ge=1)
+    """Ranks that each hold some of the layers, one after another."""
+    pipeline_schedule: Literal["gpipe", "1f1b", "interleaved", "zero_bubble"] = "1f1b"
+    """In which order a rank of a pipeline goes forward and backward."""
+    pipeline_chunks: int = Field(1, ge=1)
+    """Separate runs of layers that a rank of a pipeline holds; more than one where the schedule is
+    interleaved or zero_bubble."""
+    expert: int = Field(1, ge=1)
+    """Data ranks between which the experts of a layer are spread."""
     zero: Literal[0, 1, 2, 3] = 0
     """ZeRO stage: what the data ranks shard between them instead of replicating."""
     backend: Literal["flat", "fsdp2"] = "flat"
@@ -36,6 +55,25 @@ class Plan(Section):
     """Folder on a fast local disk for offload = "disk"; each rank makes a folder of its own in it."""
     remat: bool = False
     """Keep only the inputs of each block for backward and compute the rest again."""
+
+    @model_validator(mode="after")
+    def _axes_go_together(self) -> Self:
+        if self.data % self.expert:
+            nearest = max(n for n in range(1, self.expert) if self.data % n == 0)
+            raise ValueError(
+                f"experts are spread over ranks of the data axis: expert = {self.expert} has to divide data "
+                f"= {self.data}; the nearest below is expert = {nearest}"
+            )
+        if self.tensor_sequence and self.tensor == 1:
+            raise ValueError("tensor_sequence goes with tensor > 1; it is 1")
+        if (self.pipeline_chunks > 1) != (self.pipeline_schedule in ("interleaved", "zero_bubble")):
+            raise ValueError(
+                f'pipeline_schedule = "{self.pipeline_schedule}", pipeline_chunks = {self.pipeline_chunks}: '
+                "interleaved and zero_bubble need at least 2 chunks a rank, gpipe and 1f1b have 1"
+            )
+        if self.backend == "fsdp2" and self.world > self.data * self.sequence:
+            raise ValueError('backend = "fsdp2" knows the data axis only; use backend = "flat"')
+        return self
 
     @model_validator(mode="after")
     def _offload_has_what_it_needs(self) -> Self:
@@ -62,4 +100,11 @@ class Plan(Section):
     @property
     def world(self) -> int:
         """Number of ranks."""
-        return self.data
+        return self.data * self.tensor * self.sequence * self.pipeline
+
+    @property
+    def spread(self) -> str:
+        """The ranks in words: "8 ranks (data=4, tensor=2)"."""
+        axes = {axis: getattr(self, axis) for axis in ("data", "tensor", "sequence", "pipeline", "expert")}
+        named = [f"{axis}={size}" for axis, size in axes.items() if size > 1 or axis == "data"]
+        return f"{self.world} ranks ({', '.join(named)})"

@@ -39,19 +39,19 @@ from mainspring.parallel.strategy import Strategy, on_meta
 
 
 class Sharded(Strategy):
-    """A model whose states are sharded over the data axis of `mesh`."""
+    """A model whose states are sharded over the ranks of `group`."""
 
     def __init__(
         self,
         model: nn.Module,
         plan: Plan,
-        mesh: DeviceMesh,
+        group: dist.ProcessGroup,
         counter: Counter,
         *,
         precision: Precision,
         reduce: Literal["mean", "sum"],
     ) -> None:
-        super().__init__(model, plan, mesh.get_group(), counter)
+        super().__init__(model, plan, group, counter)
         if not on_meta(model.parameters()):
             broadcast_tensors(
                 [*model.parameters(), *model.buffers()], name="start", group=self.group, counter=counter
@@ -63,6 +63,8 @@ class Sharded(Strategy):
         policy = MixedPrecisionPolicy(*dtypes)
         # A number cannot be sharded: parameters without dimensions stay replicated.
         scalars = {name: p for name, p in model.named_parameters() if p.ndim == 0}
+        kind = "cuda" if dist.get_backend(group) == "nccl" else "cpu"
+        mesh = DeviceMesh.from_group(group, kind, mesh_dim_names=("data",))
         options: dict[str, Any] = {"mesh": mesh, "mp_policy": policy, "ignored_params": set(scalars.values())}
         blocks = shardable_blocks(model)
         for block in blocks:

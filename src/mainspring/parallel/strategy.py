@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from mainspring.comm import Counter
 from mainspring.parallel.broadcast import broadcast_tensors
+from mainspring.parallel.mesh import Axes
 from mainspring.parallel.plan import Plan
 from mainspring.parallel.replicate import GradientReducer
 
@@ -28,6 +29,8 @@ class Strategy:
         self, model: nn.Module, plan: Plan, group: dist.ProcessGroup | None, counter: Counter
     ) -> None:
         self.model, self.plan, self.group, self.counter = model, plan, group, counter
+        self.axes: Axes | None = None
+        """Where this rank stands in the plan's mesh; None of a model without a plan."""
 
     def no_sync(self) -> AbstractContextManager[None]:
         """A context for the backward passes of a step before its last."""

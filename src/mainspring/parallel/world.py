@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from mainspring.errors import PlanError
+from mainspring.parallel.mesh import remedy
 from mainspring.parallel.plan import Plan
 
 TIMEOUT = timedelta(minutes=10)
@@ -62,10 +63,9 @@ class World:
         """
         rank, size, local_rank, local_size = _ranks(os.environ)
         if plan is not None and plan.world != size:
+            started = "1 is" if size == 1 else f"{size} are"
             raise PlanError(
-                f"the plan spreads the run over {plan.world} ranks (data={plan.data}) but {size} "
-                f"{'is' if size == 1 else 'are'} started; start it with torchrun "
-                f"--nproc-per-node={plan.world} (or several nodes), or set plan.data={size}"
+                f"the plan spreads the run over {plan.spread} but {started} started; {remedy(plan, size)}"
             )
         where = _device(device, local_rank)
         torch.set_num_threads(threads or max(1, usable_cores() // local_size))

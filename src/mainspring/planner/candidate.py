@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from mainspring.parallel.mesh import UNBUILT
 from mainspring.parallel.plan import Plan
 from mainspring.planner.published import Kept
 
@@ -66,6 +67,10 @@ class Candidate:
         """What a plan says."""
         return cls(
             data=plan.data,
+            tensor=plan.tensor,
+            pipeline=plan.pipeline,
+            expert=plan.expert,
+            sequence=plan.sequence,
             zero=plan.zero if plan.world > 1 or plan.offload != "none" else 0,
             kept="input" if plan.remat else "all",
             offload=plan.offload,
@@ -77,11 +82,7 @@ class Candidate:
 
     def missing(self) -> list[str]:
         """What of it `parallel.apply` cannot carry out yet; empty for a plan that runs."""
-        axes = [
-            f"{axis}={getattr(self, axis)}"
-            for axis in ("tensor", "pipeline", "expert", "sequence")
-            if getattr(self, axis) > 1 and axis not in Plan.model_fields
-        ]
+        axes = [f"{axis}={getattr(self, axis)}" for axis in UNBUILT if getattr(self, axis) > 1]
         if self.kept == "selective":
             axes.append("selective recomputation")
         return axes
@@ -100,8 +101,7 @@ class Candidate:
             "offload_folder": FOLDER if self.offload == "disk" else None,
         }
         for axis in ("tensor", "pipeline", "expert", "sequence"):
-            if axis in Plan.model_fields:
-                values[axis] = getattr(self, axis)
+            values[axis] = getattr(self, axis)
         return Plan(**values)
 
     def overrides(self) -> str:

@@ -76,9 +76,10 @@ class Recipe(Section):
 
     def over(self, ranks: int) -> Recipe:
         """The recipe as it runs on so many ranks: itself, or, where it is elastic, with that data degree."""
-        if not self.train.elastic or self.plan.data == ranks:
+        others = self.plan.world // self.plan.data
+        if not self.train.elastic or self.plan.world == ranks or ranks % others:
             return self
-        return self.replace(plan={**self.plan.model_dump(mode="json"), "data": ranks})
+        return self.replace(plan={**self.plan.model_dump(mode="json"), "data": ranks // others})
 
 
 def identity(recipe: Recipe, data: TokenData) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from mainspring.data.dataset import TokenData
 from mainspring.errors import DataError
 from mainspring.nn import Transformer, TransformerConfig, initialize
 from mainspring.objectives import Evolves, Objective, Vocabulary
-from mainspring.parallel import World, build_mesh
+from mainspring.parallel import World
 from mainspring.planner import Batch, Estimate, Machine
 from mainspring.train.begin import begin_from
 from mainspring.train.recipe import Recipe
@@ -131,8 +131,7 @@ def _model(
 ) -> tuple[nn.Module, tuple[str, ...]]:
     with torch.device("meta"):
         model = objectives.assemble(objective, Transformer(config))
-    mesh = build_mesh(recipe.plan, world.device.type)
-    parallel.apply(model, recipe.plan, mesh=mesh, precision=recipe.train.precision, reduce="sum")
+    parallel.apply(model, recipe.plan, precision=recipe.train.precision, reduce="sum")
     drawn: tuple[str, ...] = ()
 
     def begin(module: nn.Module) -> None:

@@ -21,7 +21,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mainspring.comm import Counter
-from mainspring.nn.span import mark
+from mainspring.nn.span import mark, mark_cut
+from mainspring.optim.pages import zeros
 from mainspring.parallel.broadcast import broadcast_tensors
 from mainspring.parallel.plan import Plan
 from mainspring.parallel.precision import COMPUTE, Autocast, Precision
@@ -31,7 +32,6 @@ from mainspring.parallel.zero.nested import map_tensors, tensors_of
 from mainspring.parallel.zero.optimizers import cast_gradients, complete_copies, offer_copies, watch_steps
 from mainspring.parallel.zero.placement import Placement, Resident, Shard
 from mainspring.parallel.zero.reduce import Reducer
-from mainspring.parallel.zero.region import zeros
 from mainspring.parallel.zero.scale import LossScaler
 from mainspring.parallel.zero.state import guard
 from mainspring.parallel.zero.unit import Row, Slot, Unit, find_units, give_pieces, put, trainable_rows
@@ -221,7 +221,7 @@ class Flat(Strategy):
         """Show pieces on meta in place of those that are done."""
         for slot, span in zip(row.slots, row.shard.spans, strict=True):
             piece = nn.Parameter(torch.empty(span.numel, device="meta"), requires_grad=False)
-            mark(piece, span)
+            mark(mark_cut(piece, slot.cut), span)
             for module, leaf in slot.places:
                 put(module, leaf, piece)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mainspring import comm
 from mainspring.errors import PlanError
-from mainspring.nn.span import mark, span_of
+from mainspring.nn.span import mark, mark_cut, span_of
 from mainspring.parallel.strategy import KEY
 from mainspring.parallel.zero.unit import Row
 
@@ -35,7 +35,7 @@ def sharded_state(engine: Flat) -> dict[str, Tensor]:
     for row in engine.rows:
         for slot, span in zip(row.slots, row.shard.spans, strict=True):
             found[slot.name] = piece = slot.piece.detach()
-            mark(piece, span)
+            mark(mark_cut(piece, slot.cut), span)
     for prefix, module in engine.model.named_modules():
         for leaf, buffer in _kept_buffers(module):
             found[f"{prefix}.{leaf}" if prefix else leaf] = buffer

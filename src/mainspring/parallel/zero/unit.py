@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from mainspring.nn.span import mark
+from mainspring.nn.span import Cut, cut_of, mark, mark_cut
 from mainspring.parallel.blocks import shardable_blocks
 from mainspring.parallel.precision import COMPUTE, Precision
 from mainspring.parallel.zero.layout import Layout
@@ -30,6 +30,8 @@ class Slot:
     index: int
     """Its number in the row."""
     piece: nn.Parameter
+    cut: Cut | None = None
+    """Which box of a parameter it is, where other ranks have the rest of it."""
     full: nn.Parameter | None = None
     """The whole parameter, a view of the gathered row; None before there is storage."""
     arrived: bool = False
@@ -162,7 +164,10 @@ def find_units(model: nn.Module, world: int, rank: int, precision: Precision) ->
                 compute_dtype=COMPUTE[precision] if lowered else dtype,
                 device=device,
             )
-            slots = [Slot(first[key], places[key], i, pieces[i]) for i, key in enumerate(keys)]
+            slots = [
+                Slot(first[key], places[key], i, pieces[i], cut_of(parameters[key]))
+                for i, key in enumerate(keys)
+            ]
             unit.rows.append(Row(shard, layout, slots, device))
     return units
 
@@ -173,7 +178,7 @@ def give_pieces(row: Row, flat: Tensor, rank: int) -> None:
     shard.flat = flat
     for number, slot in enumerate(row.slots):
         piece = nn.Parameter(flat[shard.places[number]], requires_grad=slot.piece.requires_grad)
-        mark(piece, row.layout.span(number, rank))
+        mark(mark_cut(piece, slot.cut), row.layout.span(number, rank))
         piece.grad_dtype = None  # 16-bit gradients of fp32 masters
         shard.pieces[number] = slot.piece = piece
         for module, leaf in slot.places:
