@@ -6,7 +6,7 @@ from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
 from mainspring.data.batch import bidirectional_batch, causal_batch
 from mainspring.nn import KVCache, T5Bias, Transformer, TransformerConfig, initialize
-from mainspring.nn.gate import PositionGate
+from mainspring.nn.gate import PositionGate, gated_scores
 
 
 def config(gate, **other):
@@ -33,7 +33,7 @@ def test_gate_is_the_papers(kind):
         gate.scale.copy_(torch.rand(4, generator=generator) * 3)
     x, q = torch.randn(2, 3, 32, generator=generator), torch.randn(2, 4, 3, 8, generator=generator)
     bias = torch.randn(1, 4, 3, 5, generator=generator)
-    got = gate(x, q, bias, None)
+    got = gated_scores(gate(x, q), bias, None)
     for row in range(2):
         for head in range(4):
             for i in range(3):
@@ -65,7 +65,7 @@ def test_gate_by_input_is_wavlms():
 
     attention.torch_multi_head_self_attention = keep
     attention(x, position_bias=bias[None].repeat(2, 1, 1, 1).view(8, 6, 6))
-    got = gate(x, x, bias[None], None)
+    got = gated_scores(gate(x, x), bias[None], None)
     torch.testing.assert_close(got.reshape(8, 6, 6), seen["gated"])
 
 

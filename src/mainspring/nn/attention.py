@@ -6,17 +6,20 @@ Legend: B rows, T tokens, S source tokens, H heads, E head width, D model width.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mainspring.data.batch import TokenBatch
 from mainspring.nn.blocked_attention import blocked_attention, suits
 from mainspring.nn.cache import LayerCache
 from mainspring.nn.config import TransformerConfig
-from mainspring.nn.disentangled import DisentangledAttention, Relative, project_parts
-from mainspring.nn.gate import PositionGate
+from mainspring.nn.disentangled import DisentangledAttention, DistanceVectors, Relative, project_parts
+from mainspring.nn.gate import PositionGate, gated_scores
 from mainspring.nn.linear import Linear, linear
 from mainspring.nn.positions import Angles, rotate
 
@@ -40,6 +43,72 @@ class Sight:
     """So many tokens at the beginning see one another alone, by `lead_mask`; `mask` is then the others'."""
     lead_mask: Tensor | None = None
     """bool or float, broadcastable to [B, H, lead, lead]."""
+    parts: tuple[Sight | None, ...] = ()
+    """Where keys lie on several ranks: what of each rank's keys is seen (None: nothing); no mask is here."""
+
+
+Look = Callable[[TokenBatch, TokenBatch | None], Sight]
+"""Who sees whom of queries and keys (None: the queries themselves)."""
+
+
+class TokenSpread(Protocol):
+    """How tokens attend to one another wherever they lie; sequence parallelism sets another than `Here`."""
+
+    def sight(self, look: Look, queries: TokenBatch, keys: TokenBatch | None = None) -> Sight:
+        """Who sees whom, from the data of the tokens that are here."""
+        ...
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, sight: Sight, scale: float | None, dropout: float,
+        factor: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """What `attend` gives for the queries here, q [B, H, T, E]; `factor` [B, H, T] is a gate's."""
+        ...
+
+    def by_distance(
+        self, inner: DisentangledAttention, q: Tensor, k: Tensor, v: Tensor, vectors: DistanceVectors,
+        relative: Relative,
+    ) -> Tensor:  # fmt: skip
+        """What disentangled attention gives for the queries that are here, [B, T, H E]."""
+        ...
+
+    def first(self, hidden: Tensor) -> Tensor:
+        """The first token of each row, [B, 1, D], of hidden [B, T, D]."""
+        ...
+
+
+class Here:
+    """All tokens of a row are in this process."""
+
+    def sight(self, look: Look, queries: TokenBatch, keys: TokenBatch | None = None) -> Sight:
+        """What `look` says."""
+        return look(queries, keys)
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, sight: Sight, scale: float | None, dropout: float,
+        factor: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Attend."""
+        return attend(q, k, v, gated_sight(sight, factor), scale, dropout)
+
+    def by_distance(
+        self, inner: DisentangledAttention, q: Tensor, k: Tensor, v: Tensor, vectors: DistanceVectors,
+        relative: Relative,
+    ) -> Tensor:  # fmt: skip
+        """Attend by content and distance."""
+        mixed: Tensor = inner(q, k, v, vectors, relative)
+        return mixed
+
+    def first(self, hidden: Tensor) -> Tensor:
+        """hidden [B, T, D] -> [B, 1, D]."""
+        return hidden[:, :1]
+
+
+def gated_sight(sight: Sight, factor: Tensor | None) -> Sight:
+    """The sight with position scores times a gate's factor [B, H, T] in its mask (None: as it is)."""
+    if factor is None or sight.bias is None:
+        return sight
+    return Sight(gated_scores(factor, sight.bias, sight.mask))
 
 
 class SelfAttention(nn.Module):
@@ -65,6 +134,7 @@ class SelfAttention(nn.Module):
         self.disentangled = DisentangledAttention(config) if config.disentangled is not None else None
         gated = config.t5_bias is not None and config.t5_bias.gate is not None
         self.gate = PositionGate(config) if gated else None
+        self.spread: TokenSpread = Here()
 
     def forward(
         self, x: Tensor, sight: Sight, store: LayerCache | None = None, context: Tensor | None = None
@@ -83,9 +153,8 @@ class SelfAttention(nn.Module):
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if store is not None:
             k, v = store.append(k, v)
-        if self.gate is not None and sight.bias is not None:
-            sight = Sight(self.gate(x, q, sight.bias, sight.mask))
-        y = attend(q, k, v, sight, self.scale, self.dropout if self.training else 0.0)
+        factor = None if self.gate is None else self.gate(x, q)
+        y = self.spread.attend(q, k, v, sight, self.scale, self.dropout if self.training else 0.0, factor)
         out: Tensor = self.out(y.transpose(1, 2).reshape(batch, length, -1))
         return out
 
@@ -114,7 +183,8 @@ class SelfAttention(nn.Module):
         if store is not None:
             k, v = (t.transpose(1, 2) for t in store.append(k.transpose(1, 2), v.transpose(1, 2)))
         vectors = self.disentangled.project(sight.relative.table, self.qkv.weight, self._bias())
-        out: Tensor = self.out(self.disentangled(q, k, v, vectors, sight.relative))
+        mixed = self.spread.by_distance(self.disentangled, q, k, v, vectors, sight.relative)
+        out: Tensor = self.out(mixed)
         return out
 
 
@@ -132,6 +202,7 @@ class CrossAttention(nn.Module):
         self.q = Linear(config.d_model, inner, bias=config.bias)
         self.kv = Linear(config.d_model, 2 * inner, bias=config.bias)
         self.out = Linear(inner, config.d_model, bias=config.bias)
+        self.spread: TokenSpread = Here()
 
     def forward(
         self, x: Tensor, memory: Tensor | None, sight: Sight, store: LayerCache | None = None
@@ -145,7 +216,7 @@ class CrossAttention(nn.Module):
             if store.cross is None:
                 store.cross = self.keys_values(memory)
             k, v = store.cross
-        y = attend(q, k, v, sight, self.scale, self.dropout if self.training else 0.0)
+        y = self.spread.attend(q, k, v, sight, self.scale, self.dropout if self.training else 0.0)
         out: Tensor = self.out(y.transpose(1, 2).reshape(batch, length, -1))
         return out
 

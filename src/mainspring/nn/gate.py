@@ -28,22 +28,34 @@ class PositionGate(nn.Module):
         self.gates = nn.Linear(config.head_width, 2)
         self.scale = nn.Parameter(torch.ones(config.n_heads))
 
-    def forward(self, x: Tensor, q: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
-        """Gate position scores and put the mask into them.
+    def forward(self, x: Tensor, q: Tensor) -> Tensor:
+        """What the position scores of each query are multiplied by.
 
-        Legend: B rows, T queries, S keys, H heads, E head width.
+        Legend: B rows, T queries, H heads, E head width.
 
         Args:
             x: what enters the layer, [B, T, H * E].
             q: projected queries, [B, H, T, E].
-            bias: scores of positions, [B or 1, H, T, S].
-            mask: bool, broadcastable to [B, 1, T, S], True where allowed (None: everywhere).
 
         Returns:
-            [B, H, T, S], minus infinity where the mask forbids.
+            [B, H, T].
         """
         features = q if self.by_query else x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
         keep, reset = torch.sigmoid(self.gates(features)).unbind(-1)
-        factor = 2 + keep * (reset * self.scale[:, None] - 1)
-        scores = factor[..., None] * bias
-        return scores if mask is None else scores.masked_fill(~mask, -math.inf)
+        factor: Tensor = 2 + keep * (reset * self.scale[:, None] - 1)
+        return factor
+
+
+def gated_scores(factor: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
+    """Scores of positions times a gate's factor, minus infinity where a mask forbids.
+
+    Args:
+        factor: [B, H, T].
+        bias: scores of positions, [B or 1, H, T, S].
+        mask: bool, broadcastable to [B, 1, T, S], True where allowed (None: everywhere).
+
+    Returns:
+        [B, H, T, S].
+    """
+    scores = factor[..., None] * bias
+    return scores if mask is None else scores.masked_fill(~mask, -math.inf)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mainspring.data.batch import TokenBatch
 from mainspring.errors import UsageError
-from mainspring.nn.attention import Sight
+from mainspring.nn.attention import Here, Sight, TokenSpread
 from mainspring.nn.block import Block, make_norm
 from mainspring.nn.cache import KVCache
 from mainspring.nn.config import T5Bias, TransformerConfig
@@ -62,6 +62,8 @@ class Transformer(nn.Module):
         self.config = config
         self.remat = False
         """Compute each layer again in backward instead of keeping what it computed."""
+        self.spread: TokenSpread = Here()
+        """How the tokens of a row lie on ranks."""
         self.embeddings = Embeddings(config)
         both = config.is_encoder_decoder
         *encoder, experts = config.experts_by_layer
@@ -128,9 +130,9 @@ class Transformer(nn.Module):
         if self.config.mask_decoder:
             read = self._decode_masks(batch, before, sight, auxiliary)
         elif self.config.head_context:
-            read = hidden + hidden[:, :1]
+            read = hidden + self.spread.first(hidden)
         logits: Tensor = self.head(read if select is None else read[select], self.embeddings.token.weight)
-        summary, pair = (None, None) if self.pooler is None else self.pooler(hidden)
+        summary, pair = (None, None) if self.pooler is None else self.pooler(self.spread.first(hidden))
         losses = torch.stack(auxiliary).sum(0) if auxiliary else None
         return Output(logits, hidden, tuple(kept) if states else None, summary, pair, losses)
 
@@ -182,7 +184,9 @@ class Transformer(nn.Module):
                 cache.source = source
         elif cache is not None:
             source = cache.source
-        return memory, None if source is None else Sight(*source_mask(batch, source))
+        if source is None:
+            return memory, None
+        return memory, self.spread.sight(_look_at_source, batch, source)
 
     def _encode(self, source: TokenBatch, auxiliary: list[Tensor]) -> Tensor:
         assert self.encoder is not None
@@ -194,6 +198,14 @@ class Transformer(nn.Module):
         return x if self.encoder_norm is None else self.encoder_norm(x)
 
     def _sight(
+        self, batch: TokenBatch, keys: TokenBatch | None, facts: Facts, bias: RelativeBias | None
+    ) -> Sight:
+        def look(queries: TokenBatch, others: TokenBatch | None) -> Sight:
+            return self._look(queries, others, facts if queries is batch else inspect(queries), bias)
+
+        return self.spread.sight(look, batch, keys)
+
+    def _look(
         self, batch: TokenBatch, keys: TokenBatch | None, facts: Facts, bias: RelativeBias | None
     ) -> Sight:
         gated = bias is not None and bias.config.gate is not None
@@ -272,6 +284,11 @@ def _apart(given: Tensor | tuple[Tensor, Tensor], auxiliary: list[Tensor]) -> Te
         return given
     auxiliary.append(given[1])
     return given[0]
+
+
+def _look_at_source(queries: TokenBatch, source: TokenBatch | None) -> Sight:
+    assert source is not None
+    return Sight(*source_mask(queries, source))
 
 
 def _triangle(pos: Tensor) -> Tensor:
