@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from mainspring.comm import Counter
 from mainspring.nn.span import mark, mark_cut
-from mainspring.optim.pages import zeros
 from mainspring.parallel.broadcast import broadcast_tensors
 from mainspring.parallel.plan import Plan
 from mainspring.parallel.precision import COMPUTE, Autocast, Precision
@@ -32,6 +31,7 @@ from mainspring.parallel.zero.nested import map_tensors, tensors_of
 from mainspring.parallel.zero.optimizers import cast_gradients, complete_copies, offer_copies, watch_steps
 from mainspring.parallel.zero.placement import Placement, Resident, Shard
 from mainspring.parallel.zero.reduce import Reducer
+from mainspring.parallel.zero.region import zeros
 from mainspring.parallel.zero.scale import LossScaler
 from mainspring.parallel.zero.state import guard
 from mainspring.parallel.zero.unit import Row, Slot, Unit, find_units, give_pieces, put, trainable_rows
