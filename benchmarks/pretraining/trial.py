@@ -27,7 +27,7 @@ from mainspring.data.loader import row_generators
 from mainspring.data.training_rows import TrainingRows
 from mainspring.nn import Transformer, initialize
 from mainspring.nn.init import stable_seed
-from mainspring.nn.relative_scores import BLOCK
+from mainspring.nn.relative_attention import windows
 from mainspring.objectives import Evolves, Vocabulary
 from mainspring.optim import OptimConfig, ScheduleConfig
 
@@ -92,8 +92,8 @@ class Training:
         # told of oneDNN's linear and of our own operators.
         products = {
             torch.ops.mkldnn._linear_pointwise: _linear_flops,
-            torch.ops.mainspring.relative_scores: _scores_flops,
-            torch.ops.mainspring.relative_scores_backward: _scores_backward_flops,
+            torch.ops.mainspring.relative_attention: _attention_flops,
+            torch.ops.mainspring.relative_attention_backward: _attention_backward_flops,
         }
         counting = FlopCounterMode(display=False, custom_mapping=products)
         with sdpa_kernel(SDPBackend.MATH), counting as counter:
@@ -128,14 +128,18 @@ def _linear_flops(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -
     return 2 * math.prod(x) * weight[0]
 
 
-def _scores_flops(q: Sequence[int], *_: Any, **__: Any) -> int:
-    """Content with content, and either with the distances that a block of tokens refers to."""
-    length = q[2]
-    return 2 * math.prod(q) * (length + 2 * (length + min(length, BLOCK) - 1))
+def _attention_flops(q: Sequence[int], k: Any, v: Any, falling: Any, rising: Any, *_: Any, **__: Any) -> int:
+    """Scores of content, mixed values, and in each term the distances that a block of tokens refers to."""
+    heads, rows, length, width = q
+    near = sum((stop - start) * (window.stop - window.start) for start, stop, window in windows(length))
+    terms = (falling is not None) + (rising is not None)
+    return 2 * heads * rows * width * (2 * length * length + terms * near)
 
 
-def _scores_backward_flops(grad: Sequence[int], q: Sequence[int], *_: Any, **__: Any) -> int:
-    return 2 * _scores_flops(q)
+def _attention_backward_flops(
+    grad: Any, weights: Any, q: Sequence[int], k: Any, v: Any, falling: Any, rising: Any, *_: Any, **__: Any
+) -> int:
+    return 2 * _attention_flops(q, k, v, falling, rising)
 
 
 def carry_out(task: Task) -> dict[str, Any]:

@@ -172,7 +172,7 @@ def _pieces(x: Tensor) -> Iterator[tuple[slice, slice]]:
 def _add_by_distance(scores: Tensor, tokens: Tensor, table: Tensor, *, turned: bool = False) -> None:
     """Add a term to the scores [h, b, T, T]; turned: the tokens are the keys."""
     rows, length = tokens.shape[1:3]
-    for start, stop, window in _blocks(length):
+    for start, stop, window in windows(length):
         by_distance = multiply(_cut(tokens, start, stop), table[:, window].contiguous())
         pairs = _diagonals(by_distance, rows, stop - start, length)
         if turned:  # two passes: adding from a transposed view is several times slower
@@ -187,7 +187,7 @@ def _differentiate_term(
     """Add a term's gradients by its tokens and its table, from those by its scores [h, b, T, T]."""
     rows, length, width = tokens.shape[1:]
     spread = None
-    for start, stop, window in _blocks(length):
+    for start, stop, window in windows(length):
         blocks, near = _cut(tokens, start, stop), table[:, window]
         if spread is None or spread.shape[1] != blocks.shape[1]:
             # Distances without a pair have no gradient, and are the same ones for every block.
@@ -203,7 +203,7 @@ def _multiply(a: Tensor, b: Tensor) -> Tensor:
     return multiply(a.flatten(0, 1), b.flatten(0, 1)).view(*a.shape[:3], b.shape[2])
 
 
-def _blocks(length: int) -> Iterator[tuple[int, int, slice]]:
+def windows(length: int) -> Iterator[tuple[int, int, slice]]:
     """First token and end of every block, and the rows of the table for the distances that it refers to."""
     width = next(width for most, width in BLOCK.items() if length <= most)
     for start in range(0, length, width):
