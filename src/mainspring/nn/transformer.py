@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -15,12 +17,14 @@ from mainspring.nn.block import Block, make_norm
 from mainspring.nn.cache import KVCache
 from mainspring.nn.config import T5Bias, TransformerConfig
 from mainspring.nn.conv import TokenConvolution
+from mainspring.nn.costs import multiply_adds
 from mainspring.nn.disentangled import DistanceTable, positions_aligned
 from mainspring.nn.embedding import Embeddings
 from mainspring.nn.gate import PositionGate
 from mainspring.nn.head import LanguageHead, Pooler, make_head
 from mainspring.nn.init import Initial, declare
 from mainspring.nn.masks import Facts, inspect, part_masks, sdpa_mask, source_mask
+from mainspring.nn.part import Carried, Part
 from mainspring.nn.positions import RelativeBias, rotary_angles
 
 
@@ -90,8 +94,10 @@ class Transformer(nn.Module):
         embeds: Tensor | None = None,
         select: Tensor | None = None,
         states: bool = False,
-    ) -> Output:
-        """Run the model.
+        part: Part | None = None,
+        carried: Carried | None = None,
+    ) -> Output | Carried:
+        """Run the model, or a part of it.
 
         Args:
             batch: B rows of T tokens; their ranks, documents and validity say who sees whom.
@@ -100,41 +106,64 @@ class Transformer(nn.Module):
             embeds: [B, T, D] in place of `embed(batch)`.
             select: bool [B, T]; logits only where it is True, in row-major order.
             states: also return the hidden states of every layer.
+            part: which blocks to run (None: all); all other arguments are those of the whole.
+            carried: what the part before handed on; None for the first.
+
+        Returns:
+            The output, or of a part before the last what the next one takes up.
 
         Raises:
-            UsageError: the source or cache does not fit the model, or a token or position is out of range.
+            UsageError: the source or cache does not fit the model, or a token or position is out of range; a
+                part is asked for hidden states, or with a cache.
         """
         facts = self._inspect(batch)
         self._check_source(source, cache)
+        depth = 0 if self.encoder is None else len(self.encoder)
+        first, stop, last = 0, len(self.layers), True
+        if part is not None:
+            if states or cache is not None:
+                raise UsageError("a part of a model gives no hidden states and takes no cache")
+            first, stop, last = max(part.start - depth, 0), part.stop - depth, part.last
+        x, memory, before = (None, None, None) if carried is None else carried
+        auxiliary = [] if before is None else [before]
+        if source is not None and (part is None or part.start < depth):
+            x = self._encode(source, x, part, auxiliary)
+            if stop < 0:
+                return Carried(x, None, _total(auxiliary))
+            memory, x = (x if self.encoder_norm is None else self.encoder_norm(x)), None
+            if stop == 0:
+                return Carried(None, memory, _total(auxiliary))
         keys = None
         if cache is not None:
             if torch.is_grad_enabled():
                 raise UsageError("a cache carries no gradient: run the model inside torch.inference_mode()")
             seen = cache.push(batch)
             keys = seen if seen.ids.shape[1] > batch.ids.shape[1] else None
+            source = cache.source = cache.source if source is None else source
         sight = self._sight(batch, keys, facts, self.bias)
-        auxiliary: list[Tensor] = []
-        memory, cross_sight = self._remember(batch, source, cache, auxiliary)
-        x = self.embeddings(batch, shared_positions=facts.shared_positions) if embeds is None else embeds
-        kept, before = [x], x
-        for i, block in enumerate(self.layers):
+        cross_sight = None if source is None else self.spread.sight(_look_at_source, batch, source)
+        if x is None:
+            x = self.embeddings(batch, shared_positions=facts.shared_positions) if embeds is None else embeds
+        kept, below = [x], x
+        for i, block in enumerate(islice(self.layers, first, stop), first):
             store = None if cache is None else cache.layers[i]
-            before = x
+            below = x
             x = _apart(block(x, sight, memory, cross_sight, store, self.remat, valid=batch.valid), auxiliary)
             if i == 0 and self.conv is not None:
                 x = self.conv(kept[0], x, batch)
             if states:
                 kept.append(x)
+        if not last:
+            return Carried(x, memory, _total(auxiliary))
         hidden: Tensor = x if self.norm is None else self.norm(x)
         read = hidden
         if self.config.mask_decoder:
-            read = self._decode_masks(batch, before, sight, auxiliary)
+            read = self._decode_masks(batch, below, sight, auxiliary)
         elif self.config.head_context:
             read = hidden + self.spread.first(hidden)
         logits: Tensor = self.head(read if select is None else read[select], self.embeddings.token.weight)
         summary, pair = (None, None) if self.pooler is None else self.pooler(self.spread.first(hidden))
-        losses = torch.stack(auxiliary).sum(0) if auxiliary else None
-        return Output(logits, hidden, tuple(kept) if states else None, summary, pair, losses)
+        return Output(logits, hidden, tuple(kept) if states else None, summary, pair, _total(auxiliary))
 
     def _decode_masks(
         self, batch: TokenBatch, below: Tensor, sight: Sight, auxiliary: list[Tensor]
@@ -160,6 +189,43 @@ class Transformer(nn.Module):
         """The layers in the order of computation: units of sharding, recomputation and pipelining."""
         return [*(self.encoder or ()), *self.layers]
 
+    def outside(self, part: Part) -> list[nn.Module]:
+        """The modules beside the layers whose parameters a part uses."""
+        depth = 0 if self.encoder is None else len(self.encoder)
+        encodes, decodes, begins = part.start < depth, part.stop > depth, part.start <= depth < part.stop
+        table, mask_decoder = self.embeddings.token, self.config.mask_decoder
+        used = [
+            (self.embeddings, part.first or begins),
+            (self.encoder_bias, encodes),
+            (self.encoder_norm, encodes and part.stop >= depth),
+            (self.distances, True),
+            (self.bias, decodes),
+            (self.conv, begins),
+            (self.norm, part.last),
+            (self.head, part.last),
+            (self.pooler, part.last),
+            (table, part.last and isinstance(self.head, LanguageHead) and self.head.table is None),
+            (self.embeddings.position, part.last and mask_decoder),
+        ]
+        return [module for module, uses in used if uses and module is not None]
+
+    def costs(self) -> Sequence[float]:
+        """Multiply-adds of each layer for a token, without attention's scores; the head counts with the last.
+
+        A layer with experts counts those that a token takes; a lookup in a table counts nothing.
+        """
+        taken = 1 if self.config.experts is None else self.config.experts.top_k
+        costs = [multiply_adds(block, taken) for block in self.blocks()]
+        if self.config.mask_decoder:
+            costs[-1] *= 3  # the last layer runs twice more
+        if isinstance(self.head, LanguageHead) and self.head.table is None:
+            costs[-1] += self.config.vocab_size * self.config.embed_width
+        for index, module in ((0, self.embeddings), (0, self.conv), (-1, self.head), (-1, self.pooler)):
+            costs[index] += 0 if module is None else multiply_adds(module)
+        if isinstance(self.head, LanguageHead) and self.head.table is not None:
+            costs[-1] += self.head.table.weight.numel()
+        return costs
+
     def _check_source(self, source: TokenBatch | None, cache: KVCache | None) -> None:
         if cache is not None and (self.conv is not None or self.config.mask_decoder):
             raise UsageError(
@@ -173,29 +239,21 @@ class Transformer(nn.Module):
         if self.encoder is not None and source is None and not seen:
             raise UsageError("an encoder-decoder needs a source (or a cache that has seen it)")
 
-    def _remember(
-        self, batch: TokenBatch, source: TokenBatch | None, cache: KVCache | None, auxiliary: list[Tensor]
-    ) -> tuple[Tensor | None, Sight | None]:
-        """The encoder's output (unless the cache has it) and who sees what of it."""
-        memory = None
-        if source is not None:
-            memory = self._encode(source, auxiliary)
-            if cache is not None:
-                cache.source = source
-        elif cache is not None:
-            source = cache.source
-        if source is None:
-            return memory, None
-        return memory, self.spread.sight(_look_at_source, batch, source)
-
-    def _encode(self, source: TokenBatch, auxiliary: list[Tensor]) -> Tensor:
+    def _encode(
+        self, source: TokenBatch, x: Tensor | None, part: Part | None, auxiliary: list[Tensor]
+    ) -> Tensor:
+        """The encoder's layers, or those of a part, which takes the stream `x` up where its start is not
+        theirs."""
         assert self.encoder is not None
         facts = self._inspect(source)
         sight = self._sight(source, None, facts, self.encoder_bias)
-        x: Tensor = self.embeddings(source, shared_positions=facts.shared_positions)
-        for block in self.encoder:
+        if x is None:
+            x = self.embeddings(source, shared_positions=facts.shared_positions)
+        start, stop = (0, None) if part is None else (part.start, part.stop)
+        for block in islice(self.encoder, start, stop):
             x = _apart(block(x, sight, remat=self.remat, valid=source.valid), auxiliary)
-        return x if self.encoder_norm is None else self.encoder_norm(x)
+        assert x is not None
+        return x
 
     def _sight(
         self, batch: TokenBatch, keys: TokenBatch | None, facts: Facts, bias: RelativeBias | None
@@ -289,6 +347,10 @@ def _apart(given: Tensor | tuple[Tensor, Tensor], auxiliary: list[Tensor]) -> Te
 def _look_at_source(queries: TokenBatch, source: TokenBatch | None) -> Sight:
     assert source is not None
     return Sight(*source_mask(queries, source))
+
+
+def _total(auxiliary: list[Tensor]) -> Tensor | None:
+    return torch.stack(auxiliary).sum(0) if auxiliary else None
 
 
 def _triangle(pos: Tensor) -> Tensor:
