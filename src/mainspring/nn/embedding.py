@@ -10,6 +10,7 @@ from mainspring.data.batch import TokenBatch
 from mainspring.nn.block import make_norm
 from mainspring.nn.config import TransformerConfig
 from mainspring.nn.linear import Linear
+from mainspring.nn.lookup import Table
 from mainspring.nn.positions import sinusoids
 
 
@@ -21,7 +22,7 @@ class Embeddings(nn.Module):
         self.dropout = config.dropout
         width = config.embed_width
         self.scale = width**0.5 if config.scale_embeddings else 1.0
-        self.token = nn.Embedding(config.rows, width)
+        self.token = Table(config.rows, width)
         absolute, self.waves = config.absolute, config.sinusoidal is not None
         scheme = absolute or config.sinusoidal
         self.offset = scheme.offset if scheme else 0
