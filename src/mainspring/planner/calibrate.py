@@ -34,13 +34,16 @@ from mainspring.planner.cost import PASSES, cost
 from mainspring.planner.device import Device
 from mainspring.planner.inventory import inventory_of
 from mainspring.planner.machine import RUNTIME_BYTES
-from mainspring.planner.memory import available_memory
+from mainspring.planner.memory import available_disk, available_memory
 from mainspring.planner.processor import cpu_model
+from mainspring.planner.state_probe import state_seconds
 from mainspring.planner.work import work_of
 
 SIZES = (2**16, 2**23)
 """Bytes at which collectives are timed; a line through the two gives latency and bandwidth."""
 TIMEOUT = 300
+PROGRAM = "from mainspring.planner.calibrate import work; work()"
+"""What a rank of the measurement runs."""
 
 
 def cache_folder() -> Path:
@@ -65,7 +68,10 @@ def fingerprint(ranks: int, threads: int) -> str:
 def calibrated(
     ranks: int = 1, threads: int = 0, *, folder: Path | None = None, fresh: bool = False
 ) -> Device:
-    """This machine as the device of each of `ranks` ranks: from its file, else measured in some ten seconds.
+    """This machine as the device of each of `ranks` ranks: from its file, else measured in half a minute.
+
+    A file that cannot be read, or is of another form, is measured anew. What is free in memory and on disk is
+    that of now.
 
     Args:
         ranks: that share this machine.
@@ -78,15 +84,22 @@ def calibrated(
     """
     threads = threads or max(1, usable_cores() // ranks)
     path = (folder or cache_folder()) / f"cpu-{ranks}x{threads}-{fingerprint(ranks, threads)}.json"
-    if path.is_file() and not fresh:
-        found = parse(Device, json.loads(path.read_text(encoding="utf-8")))
-        return found.replace(memory=available_memory() // ranks)
+    kept = None if fresh else _read(path)
+    if kept is not None:
+        return kept.replace(memory=available_memory() // ranks, disk=available_disk() // ranks)
     found = measure(ranks, threads)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}")
     partial.write_text(json.dumps(found.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
     partial.replace(path)
     return found
+
+
+def _read(path: Path) -> Device | None:
+    try:
+        return parse(Device, json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):  # ConfigError is one
+        return None
 
 
 def measure(ranks: int, threads: int) -> Device:
@@ -97,10 +110,9 @@ def measure(ranks: int, threads: int) -> Device:
     """
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
-        program = "from mainspring.planner.calibrate import work; work()"
         children = [
             subprocess.Popen(
-                [sys.executable, "-c", program, str(rank), str(ranks), str(threads), folder],
+                [sys.executable, "-c", PROGRAM, str(rank), str(ranks), str(threads), folder],
                 env=child_environment(threads),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
@@ -166,7 +178,7 @@ def _probe(ranks: int, threads: int) -> Device:
         "network_bandwidth": collectives["all_gather"][1] if collectives else 1e9,
         "latency": collectives["all_gather"][0] if collectives else 0.0,
         "overlap": 0.0,
-        "disk": 2**62,
+        "disk": available_disk() // ranks,
         "disk_bandwidth": min(disk) / ranks,
         "sources": ("measured by mainspring.planner.calibrate",),
         "gemm": gemm,
@@ -176,6 +188,11 @@ def _probe(ranks: int, threads: int) -> Device:
         "page_bandwidth": _together(probes.page_bandwidth),
         "update_rate": _together(probes.update_rate),
         "collectives": collectives,
+        "states": {
+            f"{precision} {zero}": state_seconds(zero, ranks, precision, _slowest)
+            for precision in ("fp32", "bf16")
+            for zero in (range(4) if ranks > 1 else (0,))
+        },
     }
     device = parse(Device, json.loads(json.dumps(values)))
     scale = {precision: _scale(device, precision) for precision in ("fp32", "bf16")}

@@ -271,8 +271,10 @@ def _communication(
                 ("all_gather", c * psi, gathers / psi),
             ):
                 hidden += send(op, nbytes / calls, ranks, stride, rounds * calls)
-            if device.page_bandwidth:  # gathered rows are given back when they have been used
-                seconds += c * gathers / device.page_bandwidth
+    measured = device.states.get(f"{'fp32' if numerics == 'fp32' else 'bf16'} {candidate.zero}")
+    if measured is not None and candidate.backend == "flat":
+        first, further = ((len(units) * unit + psi * element) for unit, element in measured)
+        return seconds + first + (micro - 1) * further
     return seconds + max(0.0, hidden - device.overlap * backward)
 
 

@@ -87,6 +87,10 @@ class Device(Section):
     """Measured parameters/s of an Adam update with its clipping (0: from `memory_bandwidth`)."""
     collectives: dict[Collective, tuple[float, float]] = Field(default_factory=dict)
     """Measured (seconds, bytes/s of the whole tensor) of each collective, in place of links and latency."""
+    states: dict[str, tuple[tuple[float, float], tuple[float, float]]] = Field(default_factory=dict)
+    """Measured seconds (of a unit, of a parameter) that states take in a step's first micro-batch and in a
+    further one however few the tokens, by precision and ZeRO stage ("bf16 2"): gathering, adding up, reducing
+    and the calls themselves; in place of what collectives and fresh pages come to."""
 
     def rate(self, precision: str) -> float:
         """Peak FLOP/s; where the device lacks one 16-bit format the other stands for it."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from threading import Barrier
 
 import torch
@@ -16,7 +17,7 @@ from mainspring.config import Section
 from mainspring.nn.linear import linear
 from mainspring.parallel.world import usable_cores
 from mainspring.planner.device import Device
-from mainspring.planner.memory import available_memory
+from mainspring.planner.memory import available_disk, available_memory
 
 _CPU_SHAPE = (512, 1024, 1024)
 """Rows, inner width and columns of the measured product: that of a small model's layer."""
@@ -104,8 +105,14 @@ RUNTIME_BYTES = 300 * 2**20
 CPU). (Both constants: docs/decisions/0003-parallel-on-fsdp2.md.)"""
 
 
-def device_of(machine: Machine, local_ranks: int) -> Device:
-    """A machine as the device of each of `local_ranks` ranks that share it."""
+def device_of(machine: Machine, local_ranks: int, folder: str | Path = ".") -> Device:
+    """A machine as the device of each of `local_ranks` ranks that share it.
+
+    Args:
+        machine: what was measured.
+        local_ranks: ranks that share its memory and disk.
+        folder: where states on disk would be.
+    """
     cuda = machine.device == "cuda"
     return Device(
         name=machine.accelerators[0] if cuda and machine.accelerators else machine.device,
@@ -123,7 +130,7 @@ def device_of(machine: Machine, local_ranks: int) -> Device:
         latency=0.0,
         overlap=0.0,
         host_memory=available_memory() // local_ranks if cuda else 0,
-        disk=2**62,
+        disk=available_disk(folder) // local_ranks,
         sources=("measured here",),
     )
 

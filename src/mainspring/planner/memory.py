@@ -1,9 +1,10 @@
-"""Main memory: what a process may still take (of the system, of its cgroup), and what it has taken."""
+"""Main memory and disk: what a process may still take, and how much memory it has taken."""
 
 from __future__ import annotations
 
 import os
 import resource
+import shutil
 import sys
 from pathlib import Path
 
@@ -37,6 +38,14 @@ def _number(path: Path) -> int | None:
     except OSError:
         return None
     return int(text) if text.isdigit() else None  # version 2 writes "max" for no limit
+
+
+def available_disk(folder: str | Path = ".") -> int:
+    """Bytes that the file system of a folder, or of its nearest parent that is there, can still take."""
+    place = Path(folder).absolute()
+    while not place.is_dir():
+        place = place.parent
+    return shutil.disk_usage(place).free
 
 
 def peak_resident() -> int:

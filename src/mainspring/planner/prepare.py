@@ -49,7 +49,7 @@ def prepare(
             numbers and the nearest plan that fits.
     """
     if isinstance(machine, Machine):
-        machine = device_of(machine, local_ranks or plan.world)
+        machine = device_of(machine, local_ranks or plan.world, plan.offload_folder or ".")
     inventory = inventory_of(config, objective)
     count = count_parameters(config, plan.data, objective=objective, backend=plan.backend)
 

@@ -26,18 +26,27 @@ _TOKENS, _HEAD, _ROW = 1024, 64, 256
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def least(work: Callable[[], object], budget: float = 0.15) -> float:
-    """Seconds of a call: the lower quartile of as many as `budget` seconds allow (four at least).
+SAMPLE = 0.02
+"""Seconds that a sample lasts at least: many turns of a scheduler where ranks share a core."""
 
-    One more warms up. What other programs take goes to the upper quartiles.
+
+def least(work: Callable[[], object], budget: float = 0.2) -> float:
+    """Seconds of a call: the lower quartile of as many samples as `budget` seconds allow (four at least).
+
+    A sample is as many calls as fill `SAMPLE` seconds. What other programs take goes to the upper quartiles;
+    what other ranks of the probe take is in every sample.
     """
     work()
+    before = time.perf_counter()
+    work()
+    calls = max(1, round(SAMPLE / (time.perf_counter() - before)))
     found: list[float] = []
     start = time.perf_counter()
     while len(found) < 4 or time.perf_counter() - start < budget:
         before = time.perf_counter()
-        work()
-        found.append(time.perf_counter() - before)
+        for _ in range(calls):
+            work()
+        found.append((time.perf_counter() - before) / calls)
     return sorted(found)[len(found) // 4]
 
 
