@@ -10,11 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mainspring.data.batch import IGNORE, TokenBatch, causal_batch
+from mainspring.nn.vocabulary import WHOLE
+from mainspring.nn.vocabulary import Vocabulary as TokenRows
 from mainspring.objectives import CausalConfig, CausalLM, Objective, Vocabulary, build
 
 
 class Output(NamedTuple):
     logits: Tensor
+    vocabulary: TokenRows = WHOLE
 
 
 class Toy(nn.Module):
@@ -25,7 +28,7 @@ class Toy(nn.Module):
         self.table = nn.Embedding(vocab, vocab)
         self.rows = 0
 
-    def forward(self, batch: TokenBatch, *, select: Tensor | None = None) -> Output:
+    def forward(self, batch: TokenBatch, *, select: Tensor | None = None, columns: str = "all") -> Output:
         hidden = batch.ids if select is None else batch.ids[select]
         self.rows = hidden.numel()
         return Output(self.table(hidden))

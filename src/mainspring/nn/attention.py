@@ -6,7 +6,7 @@ Legend: B rows, T tokens, S source tokens, H heads, E head width, D model width.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,7 +20,8 @@ from mainspring.nn.cache import LayerCache
 from mainspring.nn.config import TransformerConfig
 from mainspring.nn.disentangled import DisentangledAttention, DistanceVectors, Relative, project_parts
 from mainspring.nn.gate import PositionGate, gated_scores
-from mainspring.nn.linear import Linear, linear
+from mainspring.nn.linear import Closing, Linear, linear
+from mainspring.nn.peers import ALONE, Along, Peers
 from mainspring.nn.positions import Angles, rotate
 
 
@@ -120,6 +121,8 @@ class SelfAttention(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
+        self.peers: Peers = ALONE
+        self.heads = config.n_heads
         inner = config.n_heads * config.head_width
         self.head_dim, self.scale, self.dropout = (
             config.head_width,
@@ -130,11 +133,18 @@ class SelfAttention(nn.Module):
         """Where keys have no bias, those of queries and values: rows [head, (q, v), E]."""
         partial = config.bias and not config.key_bias
         self.qv_bias = nn.Parameter(torch.zeros(2 * inner)) if partial else None
-        self.out = Linear(inner, config.d_model, bias=config.bias)
+        self.out = Closing(inner, config.d_model, bias=config.bias)
         self.disentangled = DisentangledAttention(config) if config.disentangled is not None else None
         gated = config.t5_bias is not None and config.t5_bias.gate is not None
         self.gate = PositionGate(config) if gated else None
         self.spread: TokenSpread = Here()
+
+    @property
+    def cuts(self) -> Mapping[str, Along]:
+        """By heads."""
+        across, along = Along(0, self.heads, "heads"), Along(1, self.heads, "heads")
+        names = ("qkv.weight", "qkv.bias", "qv_bias")
+        return {**dict.fromkeys(names, across), "out.weight": along}
 
     def forward(
         self, x: Tensor, sight: Sight, store: LayerCache | None = None, context: Tensor | None = None
@@ -144,6 +154,8 @@ class SelfAttention(nn.Module):
         With `store`, also attends to what it holds, and adds to it; with `context` [B, S, D], attends to that
         in place of x.
         """
+        x = self.peers.enter(x)
+        context = None if context is None else self.peers.enter(context)
         batch, length, _ = x.shape
         q, k, v = self.project(x) if context is None else self._project_apart(x, context)
         if self.disentangled is not None:
@@ -154,7 +166,9 @@ class SelfAttention(nn.Module):
         if store is not None:
             k, v = store.append(k, v)
         factor = None if self.gate is None else self.gate(x, q)
-        y = self.spread.attend(q, k, v, sight, self.scale, self.dropout if self.training else 0.0, factor)
+        dropout = self.dropout if self.training else 0.0
+        with self.peers.apart(dropout):
+            y = self.spread.attend(q, k, v, sight, self.scale, dropout, factor)
         out: Tensor = self.out(y.transpose(1, 2).reshape(batch, length, -1))
         return out
 
@@ -183,7 +197,8 @@ class SelfAttention(nn.Module):
         if store is not None:
             k, v = (t.transpose(1, 2) for t in store.append(k.transpose(1, 2), v.transpose(1, 2)))
         vectors = self.disentangled.project(sight.relative.table, self.qkv.weight, self._bias())
-        mixed = self.spread.by_distance(self.disentangled, q, k, v, vectors, sight.relative)
+        with self.peers.apart(self.dropout if self.training else 0.0):
+            mixed = self.spread.by_distance(self.disentangled, q, k, v, vectors, sight.relative)
         out: Tensor = self.out(mixed)
         return out
 
@@ -193,6 +208,8 @@ class CrossAttention(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
+        self.peers: Peers = ALONE
+        self.heads = config.n_heads
         inner = config.n_heads * config.head_width
         self.head_dim, self.scale, self.dropout = (
             config.head_width,
@@ -201,13 +218,21 @@ class CrossAttention(nn.Module):
         )
         self.q = Linear(config.d_model, inner, bias=config.bias)
         self.kv = Linear(config.d_model, 2 * inner, bias=config.bias)
-        self.out = Linear(inner, config.d_model, bias=config.bias)
+        self.out = Closing(inner, config.d_model, bias=config.bias)
         self.spread: TokenSpread = Here()
+
+    @property
+    def cuts(self) -> Mapping[str, Along]:
+        """By heads."""
+        across, along = Along(0, self.heads, "heads"), Along(1, self.heads, "heads")
+        names = ("q.weight", "q.bias", "kv.weight", "kv.bias")
+        return {**dict.fromkeys(names, across), "out.weight": along}
 
     def forward(
         self, x: Tensor, memory: Tensor | None, sight: Sight, store: LayerCache | None = None
     ) -> Tensor:
         """x [B, T, D], memory [B, S, D] -> [B, T, D]; a `store` keeps the memory's keys and values."""
+        x = self.peers.enter(x)
         batch, length, _ = x.shape
         q = self.q(x).view(batch, length, -1, self.head_dim).transpose(1, 2)
         if store is None:
@@ -216,13 +241,16 @@ class CrossAttention(nn.Module):
             if store.cross is None:
                 store.cross = self.keys_values(memory)
             k, v = store.cross
-        y = self.spread.attend(q, k, v, sight, self.scale, self.dropout if self.training else 0.0)
+        dropout = self.dropout if self.training else 0.0
+        with self.peers.apart(dropout):
+            y = self.spread.attend(q, k, v, sight, self.scale, dropout)
         out: Tensor = self.out(y.transpose(1, 2).reshape(batch, length, -1))
         return out
 
     def keys_values(self, memory: Tensor | None) -> tuple[Tensor, Tensor]:
         """Keys and values of the encoder's output [B, S, D], each [B, H, S, E]."""
         assert memory is not None, "cross-attention without a memory or a store"
+        memory = self.peers.enter(memory)
         k, v = self.kv(memory).view(*memory.shape[:2], -1, 2, self.head_dim).unbind(3)
         return k.transpose(1, 2), v.transpose(1, 2)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -14,6 +13,7 @@ from mainspring.nn.cache import LayerCache
 from mainspring.nn.config import TransformerConfig
 from mainspring.nn.feed_forward import FeedForward
 from mainspring.nn.moe.layer import ExpertFeedForward
+from mainspring.nn.peers import ALONE, Along, Peers
 
 
 def make_norm(config: TransformerConfig, width: int | None = None) -> nn.LayerNorm | nn.RMSNorm:
@@ -29,6 +29,7 @@ class Block(nn.Module):
 
     def __init__(self, config: TransformerConfig, *, cross: bool = False, experts: int = 0) -> None:
         super().__init__()
+        self.peers: Peers = ALONE
         self.pre = config.norm_place == "pre"
         self.dropout = config.dropout
         self.attention = SelfAttention(config)
@@ -37,6 +38,16 @@ class Block(nn.Module):
         self.cross_norm = make_norm(config) if cross else None
         self.feed_forward = ExpertFeedForward(config, experts) if experts else FeedForward(config)
         self.feed_forward_norm = make_norm(config)
+
+    @property
+    def cuts(self) -> Mapping[str, Along]:
+        """None of its own."""
+        return {}
+
+    def on_stream(self) -> list[nn.Module]:
+        """What works on the stream, each token by itself."""
+        norms = (self.attention_norm, self.cross_norm, self.feed_forward_norm)
+        return [norm for norm in norms if norm is not None]
 
     def into_residual(self) -> list[nn.Module]:
         """The projections that write into the residual stream."""
@@ -102,7 +113,7 @@ class Block(nn.Module):
 
     def _add(self, x: Tensor, norm: nn.Module, y: Tensor) -> Tensor:
         if self.training and self.dropout:
-            y = F.dropout(y, self.dropout)
+            y = self.peers.drop(y, self.dropout)
         x = x + y
         normed: Tensor = x if self.pre else norm(x)
         return normed

@@ -11,6 +11,7 @@ Legend: B rows, T tokens, H heads, E head width, D model width, R rows of the ta
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from mainspring.data.batch import TokenBatch
 from mainspring.nn.config import Disentangled, TransformerConfig
 from mainspring.nn.linear import Linear, linear
+from mainspring.nn.peers import ALONE, Along, Peers
 from mainspring.nn.relative_attention import relative_attention
 
 
@@ -92,10 +94,16 @@ class DistanceTable(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
+        self.peers: Peers = ALONE
         assert config.disentangled is not None
         self.scheme = config.disentangled
         self.table = nn.Embedding(2 * self.scheme.span, config.d_model)
         self.norm = nn.LayerNorm(config.d_model, eps=config.norm_eps) if self.scheme.norm_table else None
+
+    @property
+    def cuts(self) -> Mapping[str, Along]:
+        """None: it stays whole, for every head refers to all distances."""
+        return {}
 
     def forward(self, pos_q: Tensor, pos_k: Tensor, aligned: bool, mask: Tensor | None) -> Relative:
         """Work out who stands where to whom.
@@ -125,7 +133,8 @@ class DistanceTable(nn.Module):
         return int(low), int(high)
 
     def _normed(self, table: Tensor) -> Tensor:
-        return table if self.norm is None else self.norm(table)
+        (shared,) = self.peers.share(table if self.norm is None else self.norm(table))
+        return shared
 
 
 class DisentangledAttention(nn.Module):
@@ -133,6 +142,7 @@ class DisentangledAttention(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
+        self.peers: Peers = ALONE
         scheme = config.disentangled
         assert scheme is not None
         inner = config.n_heads * config.head_width
@@ -144,6 +154,12 @@ class DisentangledAttention(nn.Module):
         self.query = Linear(config.d_model, inner) if own and self.to_queries else None
         self.scale = config.attention_scale or 1 / math.sqrt(config.head_width * (1 + len(scheme.terms)))
         self.dropout, self.attention_dropout = config.dropout, config.attention_dropout
+
+    @property
+    def cuts(self) -> Mapping[str, Along]:
+        """By heads."""
+        names = ("key.weight", "key.bias", "query.weight", "query.bias")
+        return dict.fromkeys(names, Along(0, self.heads, "heads"))
 
     def project(self, table: Tensor, weight: Tensor, bias: Tensor | None) -> DistanceVectors:
         """Keys and queries of the distances.
@@ -160,12 +176,12 @@ class DisentangledAttention(nn.Module):
             if self.key is None:
                 (keys,) = project_parts(table, weight, bias, self.width, slice(1, 2))
             else:
-                keys = self.key(table).view(-1, self.heads, self.width)
+                keys = self.key(table).view(len(table), -1, self.width)
         if self.to_queries:
             if self.query is None:
                 (queries,) = project_parts(table, weight, bias, self.width, slice(0, 1))
             else:
-                queries = self.query(table).view(-1, self.heads, self.width)
+                queries = self.query(table).view(len(table), -1, self.width)
         return DistanceVectors(keys, queries)
 
     def forward(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,7 +13,9 @@ from mainspring.nn.block import make_norm
 from mainspring.nn.config import TransformerConfig
 from mainspring.nn.linear import Linear
 from mainspring.nn.lookup import Table
+from mainspring.nn.peers import ALONE, Along, Peers
 from mainspring.nn.positions import sinusoids
+from mainspring.nn.vocabulary import WHOLE, Vocabulary
 
 
 class Embeddings(nn.Module):
@@ -19,6 +23,9 @@ class Embeddings(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
+        self.peers: Peers = ALONE
+        self.vocabulary: Vocabulary = WHOLE
+        self.rows = config.rows
         self.dropout = config.dropout
         width = config.embed_width
         self.scale = width**0.5 if config.scale_embeddings else 1.0
@@ -35,6 +42,11 @@ class Embeddings(nn.Module):
         """Whether positions are added to what enters the first layer."""
         self.project = Linear(width, config.d_model) if width != config.d_model else None
 
+    @property
+    def cuts(self) -> Mapping[str, Along]:
+        """The table of tokens, by tokens."""
+        return {"token.weight": Along(0, self.rows, "tokens", even=False)}
+
     def forward(self, batch: TokenBatch, *, shared_positions: bool = False) -> Tensor:
         """Embed a batch.
 
@@ -45,7 +57,7 @@ class Embeddings(nn.Module):
         Returns:
             [B, T, d_model].
         """
-        x: Tensor = self.token(batch.ids)
+        x = self.vocabulary.embed(self.token, batch.ids)
         if self.scale != 1.0:
             x = x * self.scale
         if (self.position is not None or self.waves) and self.biased:

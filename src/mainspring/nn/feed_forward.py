@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mainspring.nn.config import Activation, TransformerConfig
-from mainspring.nn.linear import Linear
+from mainspring.nn.linear import Closing, Linear
+from mainspring.nn.peers import ALONE, Along, Peers
 
 
 def activate(kind: Activation) -> Callable[[Tensor], Tensor]:
@@ -45,9 +46,17 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
+        self.peers: Peers = ALONE
         self.activation = config.activation
         self.up = Linear(config.d_model, config.d_ff * (2 if config.gated else 1), bias=config.bias)
-        self.down = Linear(config.d_ff, config.d_model, bias=config.bias)
+        self.down = Closing(config.d_ff, config.d_model, bias=config.bias)
+
+    @property
+    def cuts(self) -> Mapping[str, Along]:
+        """By columns of the inner width."""
+        inner = self.down.in_features
+        across, along = Along(0, inner, "d_ff"), Along(1, inner, "d_ff")
+        return {"up.weight": across, "up.bias": across, "down.weight": along}
 
     def into_residual(self) -> list[nn.Module]:
         """The maps that write into the residual stream."""
@@ -55,5 +64,5 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, T, D] -> [B, T, D]."""
-        out: Tensor = self.down(apply_activation(self.activation, self.up(x)))
+        out: Tensor = self.down(apply_activation(self.activation, self.up(self.peers.enter(x))))
         return out

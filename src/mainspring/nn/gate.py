@@ -10,11 +10,14 @@ code, the first gate's map gives 1 - u.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from mainspring.nn.config import TransformerConfig
+from mainspring.nn.linear import linear
+from mainspring.nn.peers import ALONE, Along, Peers
 
 
 class PositionGate(nn.Module):
@@ -22,11 +25,17 @@ class PositionGate(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
+        self.peers: Peers = ALONE
         assert config.t5_bias is not None
         self.by_query = config.t5_bias.gate == "query"
         self.heads = config.n_heads
         self.gates = nn.Linear(config.head_width, 2)
         self.scale = nn.Parameter(torch.ones(config.n_heads))
+
+    @property
+    def cuts(self) -> Mapping[str, Along]:
+        """By heads; the gates are every head's."""
+        return {"scale": Along(0, self.heads, "heads")}
 
     def forward(self, x: Tensor, q: Tensor) -> Tensor:
         """What the position scores of each query are multiplied by.
@@ -40,8 +49,11 @@ class PositionGate(nn.Module):
         Returns:
             [B, H, T].
         """
-        features = q if self.by_query else x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
-        keep, reset = torch.sigmoid(self.gates(features)).unbind(-1)
+        features = q
+        if not self.by_query:
+            features = self.peers.part(x.view(*x.shape[:2], self.heads, -1), 2).transpose(1, 2)
+        gates = self.peers.share(self.gates.weight, self.gates.bias)
+        keep, reset = torch.sigmoid(linear(features, *gates)).unbind(-1)
         factor: Tensor = 2 + keep * (reset * self.scale[:, None] - 1)
         return factor
 

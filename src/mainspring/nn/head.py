@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +12,11 @@ from mainspring.nn.block import make_norm
 from mainspring.nn.config import TransformerConfig
 from mainspring.nn.feed_forward import activate
 from mainspring.nn.linear import Linear, linear
+from mainspring.nn.peers import ALONE, Along, Peers
+from mainspring.nn.vocabulary import WHOLE, Vocabulary
+
+Columns = Literal["all", "own"]
+"""Logits that a head gives: of all tokens, or of those whose rows are in this process."""
 
 
 class LanguageHead(nn.Module):
@@ -16,7 +24,9 @@ class LanguageHead(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.vocab_size = config.vocab_size
+        self.peers: Peers = ALONE
+        self.vocabulary: Vocabulary = WHOLE
+        self.vocab_size, self.rows = config.vocab_size, config.rows
         self.activation = activate(config.activation)
         width, transform = config.embed_width, config.head_transform
         self.transform = Linear(config.d_model, width, bias=config.bias) if transform else None
@@ -24,12 +34,18 @@ class LanguageHead(nn.Module):
         self.table = None if config.tied else nn.Embedding(config.rows, width)
         self.bias = nn.Parameter(torch.zeros(config.rows)) if config.head_bias else None
 
-    def forward(self, hidden: Tensor, embedding: Tensor) -> Tensor:
+    @property
+    def cuts(self) -> Mapping[str, Along]:
+        """By tokens."""
+        return dict.fromkeys(("table.weight", "bias"), Along(0, self.rows, "tokens", even=False))
+
+    def forward(self, hidden: Tensor, embedding: Tensor, columns: Columns = "all") -> Tensor:
         """Logits of each token.
 
         Args:
             hidden: [..., d_model].
             embedding: the embedding table [rows, embed_width], used where the head has none of its own.
+            columns: "own" leaves out logits of tokens whose rows other ranks have (`vocabulary`).
 
         Returns:
             [..., vocab_size]: rows of the table that only pad the vocabulary are left out.
@@ -38,10 +54,13 @@ class LanguageHead(nn.Module):
             hidden = self.norm(self.activation(self.transform(hidden)))
         table = embedding if self.table is None else self.table.weight
         bias: Tensor | None = self.bias
-        if table.shape[0] != self.vocab_size:
-            table = table[: self.vocab_size]
-            bias = None if bias is None else bias[: self.vocab_size]
-        return linear(hidden, table, bias)
+        count = max(self.vocab_size - self.vocabulary.first, 0)
+        if table.shape[0] > count:
+            table = table[:count]
+            bias = None if bias is None else bias[:count]
+        (hidden,) = self.peers.share(hidden)
+        logits = linear(hidden, table, bias)
+        return logits if columns == "own" else self.vocabulary.gather(logits)
 
 
 class ReplacedHead(nn.Module):
@@ -58,8 +77,8 @@ class ReplacedHead(nn.Module):
         self.dense = Linear(config.d_model, config.d_model)
         self.score = Linear(config.d_model, 1)
 
-    def forward(self, hidden: Tensor, embedding: Tensor) -> Tensor:
-        """hidden [..., d_model] -> [..., 1], above 0 where replaced is likelier; `embedding` is not used."""
+    def forward(self, hidden: Tensor, embedding: Tensor, columns: Columns = "all") -> Tensor:
+        """hidden [..., d_model] -> [..., 1], above 0 where replaced is likelier; the rest is not used."""
         hidden = hidden if self.context_norm is None else self.context_norm(hidden)
         scores: Tensor = self.score(self.activation(self.dense(hidden)))
         return scores
@@ -68,7 +87,7 @@ class ReplacedHead(nn.Module):
 class NoHead(nn.Module):
     """The head of a bare encoder: logits without columns."""
 
-    def forward(self, hidden: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, embedding: Tensor, columns: Columns = "all") -> Tensor:
         """hidden [..., d_model] -> [..., 0]."""
         return hidden[..., :0]
 

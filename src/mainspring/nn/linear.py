@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mainspring.nn.peers import ALONE, Peers
+
 SMALLEST = 1 << 20
 """Multiplications from which a call's fixed cost is worth it."""
 FEWEST_ROWS = 16
@@ -27,6 +29,17 @@ class Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """input [..., in] -> [..., out]."""
         return linear(input, self.weight, self.bias)
+
+
+class Closing(Linear):
+    """The last map of a region that is cut over ranks: their products are added up, and the bias once."""
+
+    peers: Peers = ALONE
+
+    def forward(self, input: Tensor) -> Tensor:
+        """input [..., in], or what part of its last dimension is here -> [..., out]."""
+        bias = None if self.bias is None else self.peers.once(self.bias)
+        return self.peers.leave(linear(input, self.weight, bias))
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mainspring.nn.config import Rotary, T5Bias
+from mainspring.nn.peers import ALONE, Along, Peers
 
 
 def sinusoids(pos: Tensor, width: int, dtype: torch.dtype) -> Tensor:
@@ -90,9 +92,15 @@ class RelativeBias(nn.Module):
 
     def __init__(self, config: T5Bias, heads: int, *, bidirectional: bool) -> None:
         super().__init__()
+        self.peers: Peers = ALONE
         self.config = config
         self.bidirectional = bidirectional
         self.table = nn.Embedding(config.buckets, heads)
+
+    @property
+    def cuts(self) -> Mapping[str, Along]:
+        """By heads."""
+        return {"table.weight": Along(1, self.table.embedding_dim, "heads")}
 
     def forward(self, pos_q: Tensor, pos_k: Tensor, mask: Tensor | None) -> Tensor:
         """Scores to add to query-key products.

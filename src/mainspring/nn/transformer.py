@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -21,11 +21,13 @@ from mainspring.nn.costs import multiply_adds
 from mainspring.nn.disentangled import DistanceTable, positions_aligned
 from mainspring.nn.embedding import Embeddings
 from mainspring.nn.gate import PositionGate
-from mainspring.nn.head import LanguageHead, Pooler, make_head
+from mainspring.nn.head import Columns, LanguageHead, Pooler, make_head
 from mainspring.nn.init import Initial, declare
 from mainspring.nn.masks import Facts, inspect, part_masks, sdpa_mask, source_mask
 from mainspring.nn.part import Carried, Part
+from mainspring.nn.peers import ALONE, Along, Peers
 from mainspring.nn.positions import RelativeBias, rotary_angles
+from mainspring.nn.vocabulary import WHOLE, Vocabulary
 
 
 class Output(NamedTuple):
@@ -44,6 +46,8 @@ class Output(NamedTuple):
     """[B, pair_classes], where the configuration has them."""
     auxiliary: Tensor | None = None
     """Of layers with experts, summed over them: losses of balance and of the gates' normalisers, fp32 [2]."""
+    vocabulary: Vocabulary = WHOLE
+    """Which tokens the columns of `logits` are."""
 
 
 class Transformer(nn.Module):
@@ -66,6 +70,7 @@ class Transformer(nn.Module):
         self.config = config
         self.remat = False
         """Compute each layer again in backward instead of keeping what it computed."""
+        self.peers: Peers = ALONE
         self.spread: TokenSpread = Here()
         """How the tokens of a row lie on ranks."""
         self.embeddings = Embeddings(config)
@@ -94,6 +99,7 @@ class Transformer(nn.Module):
         embeds: Tensor | None = None,
         select: Tensor | None = None,
         states: bool = False,
+        columns: Columns = "all",
         part: Part | None = None,
         carried: Carried | None = None,
     ) -> Output | Carried:
@@ -106,6 +112,7 @@ class Transformer(nn.Module):
             embeds: [B, T, D] in place of `embed(batch)`.
             select: bool [B, T]; logits only where it is True, in row-major order.
             states: also return the hidden states of every layer.
+            columns: "own" for a loss that does with the logits that are here (`mainspring.nn.vocabulary`).
             part: which blocks to run (None: all); all other arguments are those of the whole.
             carried: what the part before handed on; None for the first.
 
@@ -144,26 +151,30 @@ class Transformer(nn.Module):
         cross_sight = None if source is None else self.spread.sight(_look_at_source, batch, source)
         if x is None:
             x = self.embeddings(batch, shared_positions=facts.shared_positions) if embeds is None else embeds
+            x = self.peers.split(x)
         kept, below = [x], x
         for i, block in enumerate(islice(self.layers, first, stop), first):
             store = None if cache is None else cache.layers[i]
             below = x
             x = _apart(block(x, sight, memory, cross_sight, store, self.remat, valid=batch.valid), auxiliary)
             if i == 0 and self.conv is not None:
-                x = self.conv(kept[0], x, batch)
+                x = self.peers.split(self.conv(self.peers.join(kept[0]), self.peers.join(x), batch))
             if states:
                 kept.append(x)
         if not last:
             return Carried(x, memory, _total(auxiliary))
-        hidden: Tensor = x if self.norm is None else self.norm(x)
-        read = hidden
+        hidden = read = self.peers.join(x if self.norm is None else self.norm(x))
         if self.config.mask_decoder:
             read = self._decode_masks(batch, below, sight, auxiliary)
         elif self.config.head_context:
             read = hidden + self.spread.first(hidden)
-        logits: Tensor = self.head(read if select is None else read[select], self.embeddings.token.weight)
+        read = read if select is None else read[select]
+        logits: Tensor = self.head(read, self.embeddings.token.weight, columns)
         summary, pair = (None, None) if self.pooler is None else self.pooler(self.spread.first(hidden))
-        return Output(logits, hidden, tuple(kept) if states else None, summary, pair, _total(auxiliary))
+        given = tuple(self.peers.join(state) for state in kept) if states else None
+        here = self.head if columns == "own" else None
+        vocabulary = here.vocabulary if isinstance(here, LanguageHead) else WHOLE
+        return Output(logits, hidden, given, summary, pair, _total(auxiliary), vocabulary)
 
     def _decode_masks(
         self, batch: TokenBatch, below: Tensor, sight: Sight, auxiliary: list[Tensor]
@@ -174,11 +185,12 @@ class Transformer(nn.Module):
             below: what the last layer took, [B, T, D]; keys and values come from it both times.
         """
         assert self.embeddings.position is not None
-        queries: Tensor = below + self.embeddings.position(batch.pos + self.embeddings.offset)
+        position: Tensor = self.embeddings.position(batch.pos + self.embeddings.offset)
+        queries = below + self.peers.split(position)
         for _ in range(2):
             given = self.layers[-1](queries, sight, remat=self.remat, context=below, valid=batch.valid)
             queries = _apart(given, auxiliary)
-        return queries
+        return self.peers.join(queries)
 
     def embed(self, batch: TokenBatch) -> Tensor:
         """What enters the first layer, [B, T, D]; given back to `forward` as `embeds` it changes nothing."""
@@ -188,6 +200,15 @@ class Transformer(nn.Module):
     def blocks(self) -> list[nn.Module]:
         """The layers in the order of computation: units of sharding, recomputation and pipelining."""
         return [*(self.encoder or ()), *self.layers]
+
+    @property
+    def cuts(self) -> Mapping[str, Along]:
+        """None of its own."""
+        return {}
+
+    def on_stream(self) -> list[nn.Module]:
+        """The last norms."""
+        return [norm for norm in (self.norm, self.encoder_norm) if norm is not None]
 
     def outside(self, part: Part) -> list[nn.Module]:
         """The modules beside the layers whose parameters a part uses."""
@@ -248,7 +269,7 @@ class Transformer(nn.Module):
         facts = self._inspect(source)
         sight = self._sight(source, None, facts, self.encoder_bias)
         if x is None:
-            x = self.embeddings(source, shared_positions=facts.shared_positions)
+            x = self.peers.split(self.embeddings(source, shared_positions=facts.shared_positions))
         start, stop = (0, None) if part is None else (part.start, part.stop)
         for block in islice(self.encoder, start, stop):
             x = _apart(block(x, sight, remat=self.remat, valid=source.valid), auxiliary)

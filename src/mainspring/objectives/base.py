@@ -145,12 +145,12 @@ def labelled_loss(model: nn.Module, view: TokenBatch) -> Tensor:
     where = labelled(view)
     assert view.labels is not None
     if float(where.float().mean()) > 0.9:
-        logits = model(view).logits.flatten(0, 1)
-        labels = view.labels.flatten()
+        out = model(view, columns="own")
+        logits, labels = out.logits.flatten(0, 1), view.labels.flatten()
     else:
-        logits = model(view, select=where).logits
-        labels = view.labels[where]
-    return summed_cross_entropy(logits, labels)
+        out = model(view, select=where, columns="own")
+        logits, labels = out.logits, view.labels[where]
+    return summed_cross_entropy(logits, labels, out.vocabulary)
 
 
 class LabelledView:

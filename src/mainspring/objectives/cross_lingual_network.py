@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mainspring.data.batch import TokenBatch
+from mainspring.nn.head import Columns
 from mainspring.nn.linear import Linear
 from mainspring.nn.transformer import Transformer
 from mainspring.objectives.around import AroundNetwork
@@ -29,6 +30,7 @@ class CrossLingualNetwork(AroundNetwork):
         part: Literal["network", "recover", "classify"] = "network",
         other: TokenBatch | None = None,
         select: Tensor | None = None,
+        columns: Columns = "all",
     ) -> Any:
         """The network's output; that output where it reads `batch` rebuilt from `other`; or class scores
         [B, 2].
@@ -37,9 +39,9 @@ class CrossLingualNetwork(AroundNetwork):
             nowhere = torch.zeros_like(batch.ids, dtype=torch.bool)
             return self.classes(self.network(batch, select=nowhere).hidden[:, 0])
         if part == "network":
-            return self.network(batch, select=select)
+            return self.network(batch, select=select, columns=columns)
         assert other is not None, "there is nothing to recover the words from"
-        return self.network(batch, embeds=self._rebuilt(batch, other), select=select)
+        return self.network(batch, embeds=self._rebuilt(batch, other), select=select, columns=columns)
 
     def blocks(self) -> list[nn.Module]:
         """The layers of the network."""

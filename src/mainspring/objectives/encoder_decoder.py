@@ -49,9 +49,9 @@ class EncoderDecoder:
         view = views[self.NAME]
         assert view.labels is not None
         where = labelled(view)
-        logits = model(view, source=views[self.SOURCE], select=where).logits
-        pad = self.vocabulary.pad
-        total = smoothed_cross_entropy(logits, view.labels[where], self._smoothing, pad)
+        out = model(view, source=views[self.SOURCE], select=where, columns="own")
+        pad, labels = self.vocabulary.pad, view.labels[where]
+        total = smoothed_cross_entropy(out.logits, labels, self._smoothing, pad, out.vocabulary)
         return {self.NAME: Loss(total, 1.0, int(where.sum()))}
 
     def _views(self, sources: list[TokenRow], targets: list[TokenRow], like: TokenBatch) -> Views:

@@ -17,8 +17,10 @@ from mainspring.config import parse
 from mainspring.data.batch import TokenBatch
 from mainspring.errors import ConfigError
 from mainspring.nn.config import TransformerConfig
+from mainspring.nn.head import Columns
 from mainspring.nn.init import Initial, declare
 from mainspring.nn.transformer import Output, Transformer
+from mainspring.nn.vocabulary import WHOLE, Vocabulary
 from mainspring.objectives.around import AroundNetwork, network_tensors
 
 Sharing = Literal["shared", "separate", "disentangled"]
@@ -49,11 +51,16 @@ class GeneratorAndDiscriminator(AroundNetwork):
                 self._share(name, sharing)
 
     def forward(
-        self, batch: TokenBatch, *, part: Literal["generator", "discriminator"], select: Tensor | None = None
+        self,
+        batch: TokenBatch,
+        *,
+        part: Literal["generator", "discriminator"],
+        select: Tensor | None = None,
+        columns: Columns = "all",
     ) -> Output:
         """Run one of the networks; arguments and result are those of `Transformer.forward`."""
         chosen = self.generator if part == "generator" else self.network
-        output: Output = chosen(batch, select=select)
+        output: Output = chosen(batch, select=select, columns=columns)
         return output
 
     def blocks(self) -> list[nn.Module]:
@@ -130,22 +137,24 @@ def discriminator_state(state: dict[str, Tensor], sharing: Sharing) -> dict[str,
 
 
 @torch.no_grad()
-def sample_tokens(logits: Tensor, draws: Tensor) -> Tensor:
+def sample_tokens(logits: Tensor, draws: Tensor, vocabulary: Vocabulary = WHOLE) -> Tensor:
     """One token a row, of probability softmax(logits), by inversion of its distribution function.
 
     Args:
-        logits: [N, V].
+        logits: [N, C].
         draws: where in [0, 1) the function is inverted, fp64 [N]: the same draw gives the same token wherever
             it is computed.
+        vocabulary: which tokens the columns of the logits are; those of all ranks are gathered, a few rows at
+            a time.
 
     Returns:
         int64 [N].
     """
     tokens = torch.empty(logits.shape[0], dtype=torch.int64, device=logits.device)
-    rows = max(1, (1 << 22) // max(1, logits.shape[1]))
+    rows = max(1, (1 << 22) // max(1, vocabulary.total or logits.shape[1]))
     for start in range(0, logits.shape[0], rows):
         part = slice(start, start + rows)
-        reached = torch.softmax(logits[part].double(), dim=1).cumsum(1)
+        reached = torch.softmax(vocabulary.gather(logits[part]).double(), dim=1).cumsum(1)
         found = torch.searchsorted(reached, (draws[part] * reached[:, -1])[:, None], right=True)
-        tokens[part] = found[:, 0].clamp(max=logits.shape[1] - 1)
+        tokens[part] = found[:, 0].clamp(max=reached.shape[1] - 1)
     return tokens

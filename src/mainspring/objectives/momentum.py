@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from mainspring.data.batch import TokenBatch
 from mainspring.errors import ConfigError
+from mainspring.nn.head import Columns
 from mainspring.nn.linear import Linear
 from mainspring.nn.transformer import Transformer
 from mainspring.objectives.around import AroundNetwork
@@ -62,11 +63,12 @@ class MomentumContrast(AroundNetwork):
         *,
         part: Literal["network", "query", "key"] = "network",
         select: Tensor | None = None,
+        columns: Columns = "all",
     ) -> Any:
-        """The network's output; or the queries or keys of rows, [B, D] in fp32, which `select` does not
-        concern."""
+        """The network's output; or the queries or keys of rows, [B, D] in fp32, which `select` and `columns`
+        do not concern."""
         if part == "network":
-            return self.network(batch, select=select)
+            return self.network(batch, select=select, columns=columns)
         if part == "query":
             return self._represent(self.network, self.projection, batch)
         with torch.no_grad():

@@ -59,7 +59,8 @@ class PseudoMaskedLM:
         assert view.labels is not None
         at_probe, at_mask = _parts(view)
         where = at_probe | at_mask
-        terms = cross_entropies(model(view, select=where).logits, view.labels[where])
+        out = model(view, select=where, columns="own")
+        terms = cross_entropies(out.logits, view.labels[where], out.vocabulary)
         losses = {}
         for name, weight, part in ((self.AE, 1.0, at_mask), (self.PAR, self.config.par_weight, at_probe)):
             chosen = part[where]

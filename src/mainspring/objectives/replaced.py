@@ -21,6 +21,7 @@ from mainspring.data.pair_batch import packed_pairs_of
 from mainspring.data.token_row import Ints, TokenRow, collate, rows_of
 from mainspring.data.translation_pair import translation_rows
 from mainspring.nn.transformer import Transformer
+from mainspring.nn.vocabulary import Vocabulary as TokenRows
 from mainspring.objectives.base import Loss, Views, check_generators, labelled
 from mainspring.objectives.config import ReplacedConfig
 from mainspring.objectives.cross_entropy import summed_cross_entropy
@@ -95,9 +96,9 @@ class ReplacedTokens:
             view = views[self.MLM]
             where = labelled(view)
             assert view.labels is not None
-            logits = model(view, part="generator", select=where).logits
-            sampled.append(self._replace(views[self.RTD], logits.detach()))
-            total = summed_cross_entropy(logits, view.labels[where])
+            out = model(view, part="generator", select=where, columns="own")
+            sampled.append(self._replace(views[self.RTD], out.logits.detach(), out.vocabulary))
+            total = summed_cross_entropy(out.logits, view.labels[where], out.vocabulary)
             return {self.MLM: Loss(total, 1.0, counts[self.MLM])}
 
         def discriminate() -> dict[str, Loss]:
@@ -134,11 +135,11 @@ class ReplacedTokens:
         maskable = ~self.vocabulary.special[row.ids]
         return mask_row(starts, maskable, self.config.rate, self.config.max_ngram, rng, doc=row.doc)
 
-    def _replace(self, text: TokenBatch, logits: Tensor) -> Tensor:
+    def _replace(self, text: TokenBatch, logits: Tensor, vocabulary: TokenRows) -> Tensor:
         """The text with the generator's samples at the hidden places: ids [B, T]."""
         assert text.labels is not None
         where = labelled(text) & (text.labels < _DRAWS)
         draws = (text.labels[where].double() + 0.5) / _DRAWS
         ids = text.ids.clone()
-        ids[where] = sample_tokens(logits, draws)
+        ids[where] = sample_tokens(logits, draws, vocabulary)
         return ids

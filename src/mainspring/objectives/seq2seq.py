@@ -54,8 +54,9 @@ class Seq2Seq:
         view = views[self.NAME]
         assert view.labels is not None
         where = labelled(view)
-        logits = model(view, select=where).logits
-        total = smoothed_cross_entropy(logits, view.labels[where], self.config.label_smoothing, self._pad)
+        out = model(view, select=where, columns="own")
+        smoothing, labels = self.config.label_smoothing, view.labels[where]
+        total = smoothed_cross_entropy(out.logits, labels, smoothing, self._pad, out.vocabulary)
         return {self.NAME: Loss(total, 1.0, int(where.sum()))}
 
     def _row(self, source: TokenRow, target: TokenRow, rng: np.random.Generator) -> TokenRow:

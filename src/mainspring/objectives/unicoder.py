@@ -84,8 +84,8 @@ class Unicoder:
             view = views[self.RECOVERY]
             where = labelled(view)
             assert view.labels is not None
-            logits = model(view, part="recover", other=views[self.OTHER], select=where).logits
-            total = summed_cross_entropy(logits, view.labels[where])
+            out = model(view, part="recover", other=views[self.OTHER], select=where, columns="own")
+            total = summed_cross_entropy(out.logits, view.labels[where], out.vocabulary)
             return {self.RECOVERY: Loss(total, self.config.recovery_weight, counts[self.RECOVERY])}
 
         def paraphrase() -> dict[str, Loss]:

@@ -105,8 +105,8 @@ class UnilmMixture:
             return {self.NAME: Loss(labelled_loss(model, view), 1.0, counts[self.NAME])}
         where, kinds = labelled(view), views[self.NEXT].labels
         assert view.labels is not None and kinds is not None
-        out = model(view, select=where)
-        hidden = summed_cross_entropy(out.logits, view.labels[where])
+        out = model(view, select=where, columns="own")
+        hidden = summed_cross_entropy(out.logits, view.labels[where], out.vocabulary)
         told = F.cross_entropy(out.pair_logits.float(), kinds[:, 0], ignore_index=IGNORE, reduction="sum")
         return {
             self.NAME: Loss(hidden, 1.0, counts[self.NAME]),

@@ -1,0 +1,122 @@
+"""Tensor parallelism of any module that declares what of it can be cut, or of which rules say so.
+
+Every rank of the tensor axis keeps a part of the cut parameters, marked with the box that it is
+(`mainspring.nn.span.Cut`), and all of the others. All ranks of a group take the same rows and have the same
+loss; gradients of what is whole are the same on all of them, and those of parts are exact.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from mainspring import comm
+from mainspring.errors import PlanError
+from mainspring.nn.peers import Along, Cuttable, OnStream
+from mainspring.nn.span import Cut, cut_of, mark_cut
+from mainspring.parallel.broadcast import broadcast_tensors
+from mainspring.parallel.mesh import Axes
+from mainspring.parallel.plan import Plan
+from mainspring.parallel.strategy import on_meta
+from mainspring.parallel.tensor.operators import Line
+from mainspring.parallel.tensor.ranks import Ranks
+from mainspring.parallel.tensor.rows import Rows, bounds
+from mainspring.parallel.tensor.stream import put_on_stream
+
+NAME = "tensor"
+"""What the traffic of the layers is counted as."""
+VOCABULARY = "vocabulary"
+"""What the traffic of tables of tokens, their logits and losses is counted as."""
+
+
+def cut_tensors(model: nn.Module, axes: Axes, plan: Plan, counter: comm.Counter) -> None:
+    """Cut a model's parameters over the tensor axis, in place. Every rank calls it.
+
+    Args:
+        model: with storage (the first rank's values are taken) or on meta.
+        axes: the mesh.
+        plan: its `tensor` and `tensor_sequence` count.
+        counter: told the traffic of forward and backward.
+
+    Raises:
+        PlanError: nothing in the model can be cut, or its units cannot be shared out; says what can.
+    """
+    group = axes.group("tensor")
+    assert group is not None
+    line = Line(group, axes.index("tensor"), axes.size("tensor"), counter, NAME)
+    found = [(name, m, path, along) for name, m in model.named_modules() for path, along in _present(m)]
+    if not found:
+        raise PlanError(
+            f"plan.tensor = {plan.tensor}: no module of {type(model).__name__} says what of it can be cut; "
+            "give rules by module path, or set plan.tensor = 1"
+        )
+    _check(found, plan.tensor)
+    if not on_meta(model.parameters()):
+        tensors = [*model.parameters(), *model.buffers()]
+        broadcast_tensors(tensors, name="start", group=group, counter=counter)
+    share_chance(line)
+    ranks = Ranks(line, plan.tensor_sequence)
+    for _, module, path, along in found:
+        cut_parameter(module.get_parameter(path), along, line)
+    words = replace(line, name=VOCABULARY)
+    every: list[Any] = list(model.modules())
+    for module in every:
+        if hasattr(module, "peers"):
+            module.peers = ranks
+        if hasattr(module, "vocabulary"):
+            module.vocabulary = Rows(words, module.rows, getattr(module, "vocab_size", 0))
+        if plan.tensor_sequence and isinstance(module, OnStream):
+            for part in module.on_stream():
+                put_on_stream(part, ranks)
+
+
+@torch.no_grad()
+def cut_parameter(parameter: Tensor, along: Along, line: Line) -> None:
+    """Leave in a parameter this rank's part of it; one that has been cut already is left alone."""
+    before = cut_of(parameter)
+    if before is not None and "tensor" in before.axes:
+        return
+    size = parameter.shape[along.dim] // along.units
+    start, stop = (unit * size for unit in bounds(along.units, line.index, line.size))
+    cut = Cut.whole(parameter.shape) if before is None else before
+    part = parameter.narrow(along.dim, start, stop - start)
+    parameter.data = part.clone(memory_format=torch.contiguous_format)
+    mark_cut(parameter, cut.narrow(along.dim, start, stop - start, "tensor"))
+
+
+def share_chance(line: Line) -> None:
+    """Let torch's generator be on all ranks of a group where it is on the first: what they all compute takes
+    the same chance."""
+    state: list[Any] = [torch.get_rng_state()]
+    dist.broadcast_object_list(state, group=line.group, group_src=0)
+    torch.set_rng_state(state[0])
+
+
+def _present(module: nn.Module) -> Iterator[tuple[str, Along]]:
+    """Parameters of a module that can be cut."""
+    if isinstance(module, Cuttable):
+        own = dict(module.named_parameters())
+        yield from ((path, along) for path, along in module.cuts.items() if path in own)
+
+
+def _check(found: list[tuple[str, Any, str, Along]], size: int) -> None:
+    """Refuse units that cannot be shared out."""
+    units = math.gcd(*(along.units for *_, along in found if along.even))
+    most = min(along.units for *_, along in found)
+    legal = [n for n in range(1, most + 1) if units % n == 0]
+    if size in legal:
+        return
+    name, _, path, along = next(
+        item for item in found if item[3].units < size or (item[3].even and item[3].units % size)
+    )
+    near = sorted(sorted(legal, key=lambda n: abs(n - size))[:2])
+    raise PlanError(
+        f"plan.tensor = {size}: {name}.{path} has {along.units} {along.what}, which {size} ranks cannot "
+        f"share equally; nearest legal plan.tensor: {' or '.join(str(n) for n in near)}"
+    )

@@ -1,0 +1,89 @@
+"""A table of tokens that is cut over ranks: looking up, and the sums that a loss needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from mainspring import comm
+from mainspring.parallel.tensor import operators
+from mainspring.parallel.tensor.operators import Line
+
+
+def bounds(units: int, index: int, size: int) -> tuple[int, int]:
+    """First unit of a rank, and of the next: as equal as units allow.
+
+    >>> [bounds(7, index, 3) for index in range(3)]
+    [(0, 2), (2, 4), (4, 7)]
+    """
+    return units * index // size, units * (index + 1) // size
+
+
+class Rows:
+    """What `mainspring.nn.vocabulary` asks for, over a group of ranks.
+
+    Args:
+        line: the ranks.
+        rows: of the whole table.
+        total: tokens of the vocabulary; rows beyond have no logits.
+    """
+
+    def __init__(self, line: Line, rows: int, total: int) -> None:
+        self._line, self._rows, self.total = line, rows, total
+        self.first, self._stop = bounds(rows, line.index, line.size)
+
+    def embed(self, table: Callable[[Tensor], Tensor], ids: Tensor) -> Tensor:
+        """Vectors of tokens: those of this rank are looked up, and the ranks add up."""
+        elsewhere = (ids < self.first) | (ids >= self._stop)
+        vectors = table((ids - self.first).masked_fill(elsewhere, 0))
+        vectors = vectors.masked_fill(elsewhere[..., None], 0.0)
+        whole: Tensor = operators.Total.apply(self._line, vectors)  # type: ignore[no-untyped-call]
+        return whole
+
+    def combine(self, normaliser: Tensor, linear: Tensor) -> tuple[Tensor, Tensor]:
+        """log sum exp over all ranks' tokens, by way of the largest, and the sum of the other."""
+        line = self._line
+        largest = normaliser.clone()
+        comm.all_reduce(largest, name=line.name, op="max", group=line.group, counter=line.counter)
+        sums = torch.stack([torch.exp(normaliser - largest), linear])
+        comm.all_reduce(sums, name=line.name, group=line.group, counter=line.counter)
+        return largest + sums[0].log(), sums[1]
+
+    def gather(self, logits: Tensor) -> Tensor:
+        """Logits of all tokens; a gradient of them has to be the same on all ranks."""
+        line = self._line
+        widths = [
+            min(stop, self.total) - min(start, self.total)
+            for start, stop in (bounds(self._rows, index, line.size) for index in range(line.size))
+        ]
+        whole: Tensor = _Gather.apply(line, widths, logits)  # type: ignore[no-untyped-call]
+        return whole
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Rows:
+        return self
+
+
+class _Gather(torch.autograd.Function):
+    """Columns of all ranks beside one another; backward takes this rank's."""
+
+    @staticmethod
+    def forward(ctx: Any, line: Line, widths: list[int], logits: Tensor) -> Tensor:
+        ctx.own = slice(sum(widths[: line.index]), sum(widths[: line.index + 1]))
+        shape = (*logits.shape[:-1], max(widths))
+        padded = logits.new_zeros(shape)
+        padded[..., : logits.shape[-1]] = logits
+        whole = logits.new_empty(line.size, *shape)
+        for work in comm.all_gather(
+            whole.view(-1), padded.view(-1), name=line.name, group=line.group, counter=line.counter
+        ):
+            work.wait()
+        return torch.cat([part[..., :width] for part, width in zip(whole, widths, strict=True)], dim=-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor]:
+        return None, None, grad[..., ctx.own]
