@@ -1,0 +1,245 @@
+"""Attention over tokens of several ranks with keys and values that go round.
+
+Ring attention, Liu et al. 2023 (arXiv 2310.01889). Each rank keeps its queries. In s rounds it sees the keys
+and values of every rank, which pass from neighbour to neighbour while it computes, and merges what each round
+gives by the logarithms of the sums of exponentials (the online softmax of Milakov and Gimelshein 2018, arXiv
+1805.02867). Backward sends them round once more; their gradients travel with them and end where they belong.
+A round in which nothing is seen costs nothing but the passing on.
+
+Legend: B rows, t queries and keys of a rank, s ranks, H heads, E head width, W queries of a chunk.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from mainspring import comm
+from mainspring.data.batch import TokenBatch
+from mainspring.nn.attention import Look, Sight, gated_sight
+from mainspring.nn.disentangled import DisentangledAttention, DistanceVectors, Relative
+from mainspring.parallel.sequence.heads import first_token
+from mainspring.parallel.sequence.tokens import Peers, join_tokens
+
+NAME = "keys and values"
+"""What the traffic is counted under."""
+SCORES = 1 << 21
+"""Scores worked on at once."""
+
+
+class Ring:
+    """A `TokenSpread` in which keys and values go round."""
+
+    def __init__(self, peers: Peers) -> None:
+        self.peers = peers
+
+    def sight(self, look: Look, queries: TokenBatch, keys: TokenBatch | None = None) -> Sight:
+        """Of the queries here: who sees whom of each rank's keys."""
+        parts: list[Sight | None] = []
+        angles = None
+        for share in join_tokens(queries if keys is None else keys, self.peers):
+            part = look(queries, share)
+            angles = part.angles
+            parts.append(None if _sees_nothing(part.mask) else part)
+        return Sight(angles=angles, parts=tuple(parts))
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, sight: Sight, scale: float | None, dropout: float,
+        factor: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """q [B, H, t, E], k and v [B, H, S / s, E] -> [B, H, t, E]."""
+        masks = [None if part is None else gated_sight(part, factor).mask for part in sight.parts]
+        seen = tuple(part is not None for part in sight.parts)
+        seed = int(torch.randint(1 << 62, ())) if dropout else 0
+        how = _How(self.peers, seen, scale or 1 / math.sqrt(q.shape[-1]), dropout, seed)
+        mixed: Tensor = _RingAttention.apply(q, k, v, how, *masks)  # type: ignore[no-untyped-call]
+        return mixed
+
+    def by_distance(
+        self, inner: DisentangledAttention, q: Tensor, k: Tensor, v: Tensor, vectors: DistanceVectors,
+        relative: Relative,
+    ) -> Tensor:  # fmt: skip
+        """Refused when a model is spread."""
+        raise AssertionError("disentangled attention does not go round a ring")
+
+    def first(self, hidden: Tensor) -> Tensor:
+        """The first rank's first token of each row [B, 1, D], on all ranks."""
+        return first_token(hidden, self.peers)
+
+
+@dataclass(frozen=True)
+class _How:
+    peers: Peers
+    seen: tuple[bool, ...]
+    scale: float
+    dropout: float
+    seed: int
+
+
+class _RingAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, how: _How, *masks: Tensor | None) -> Tensor:
+        peers = how.peers
+        with torch.autocast(q.device.type, enabled=False):
+            q = q.contiguous()
+            out = torch.zeros(*q.shape[:3], v.shape[3], dtype=torch.float32, device=q.device)
+            total = torch.full(q.shape[:3], -math.inf, dtype=torch.float32, device=q.device)
+            block = torch.stack([k, v])
+            for turn in range(peers.size):
+                source = (peers.rank - turn) % peers.size
+                passing = _Passing(block, peers) if turn + 1 < peers.size else None
+                if how.seen[source]:
+                    for chunk, mixed, sums in _attend_block(q, block, masks[source], how, source):
+                        _merge(out[:, :, chunk], total[:, :, chunk], mixed, sums)
+                if passing is not None:
+                    block = passing.wait()
+            result = out.to(q.dtype)
+        ctx.save_for_backward(q, k, v, result, total, *masks)
+        ctx.how = how
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, out, total, *masks = ctx.saved_tensors
+        how: _How = ctx.how
+        peers = how.peers
+        by_masks: list[Tensor | None] = [
+            torch.zeros_like(mask) if mask is not None and needed else None
+            for mask, needed in zip(masks, ctx.needs_input_grad[4:], strict=True)
+        ]
+        with torch.autocast(q.device.type, enabled=False):
+            grad = grad.contiguous()
+            delta = (grad.float() * out.float()).sum(-1)
+            by_q = torch.zeros(q.shape, dtype=torch.float32, device=q.device)
+            block = torch.stack([k, v])
+            by_block = torch.zeros(block.shape, dtype=torch.float32, device=q.device)
+            arriving: _Passing | None = None
+            for turn in range(peers.size):
+                source = (peers.rank - turn) % peers.size
+                passing = _Passing(block, peers) if turn + 1 < peers.size else None
+                share = torch.zeros_like(by_block) if turn else by_block
+                if how.seen[source]:
+                    saved = (q, block, masks[source], total, grad, delta)
+                    _differentiate_block(saved, how, source, by_q, share, by_masks[source])
+                if arriving is not None:
+                    share += arriving.wait()
+                # Gradients go on with the block they are of; after the last turn, home.
+                arriving = _Passing(share, peers)
+                if passing is not None:
+                    block = passing.wait()
+            assert arriving is not None
+            by_k, by_v = arriving.wait().to(k.dtype).unbind()
+        return by_q.to(q.dtype), by_k, by_v, None, *by_masks
+
+
+class _Passing:
+    """A tensor on its way to the next rank, and the one that comes from the rank before."""
+
+    def __init__(self, tensor: Tensor, peers: Peers) -> None:
+        after, before = (peers.rank + 1) % peers.size, (peers.rank - 1) % peers.size
+        flat, self._came = tensor.view(-1), torch.empty_like(tensor)
+        nothing = flat[:0]
+        outbox = [flat if rank == after else nothing for rank in range(peers.size)]
+        inbox = [self._came.view(-1) if rank == before else nothing for rank in range(peers.size)]
+        self._pending = comm.all_to_all(
+            inbox, outbox, name=NAME, largest=flat.numel(), group=peers.group, counter=peers.counter
+        )
+
+    def wait(self) -> Tensor:
+        self._pending.wait()
+        return self._came
+
+
+def _sees_nothing(mask: Tensor | None) -> bool:
+    if mask is None or mask.is_meta:
+        return False
+    return not bool(mask.any()) if mask.dtype == torch.bool else bool((mask == -math.inf).all())
+
+
+def _chunks(q: Tensor, keys: int) -> Iterator[slice]:
+    width = max(16, SCORES // (q.shape[0] * q.shape[1] * keys))
+    for start in range(0, q.shape[2], width):
+        yield slice(start, min(start + width, q.shape[2]))
+
+
+def _scores(q: Tensor, k: Tensor, mask: Tensor | None, chunk: slice, scale: float) -> Tensor:
+    """fp32 [B, H, W, S], minus infinity where a mask forbids."""
+    scores = (q[:, :, chunk] * scale @ k.transpose(2, 3)).float()
+    if mask is None:
+        return scores
+    some = mask if mask.shape[2] == 1 else mask[:, :, chunk]
+    return scores.masked_fill_(~some, -math.inf) if some.dtype == torch.bool else scores.add_(some)
+
+
+def _kept(scores: Tensor, how: _How, source: int, chunk: slice) -> Tensor | None:
+    """Dropout's factors, the same whenever they are asked for."""
+    if not how.dropout:
+        return None
+    generator = torch.Generator(scores.device).manual_seed(how.seed + (source << 40) + chunk.start)
+    draws = torch.rand(scores.shape, generator=generator, device=scores.device)
+    return (draws >= how.dropout).float().div_(1 - how.dropout)
+
+
+def _attend_block(
+    q: Tensor, block: Tensor, mask: Tensor | None, how: _How, source: int
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Chunk by chunk of the queries: values mixed by this block's softmax, and its log-sums."""
+    k, v = block.unbind()
+    for chunk in _chunks(q, k.shape[2]):
+        scores = _scores(q, k, mask, chunk, how.scale)
+        sums = scores.logsumexp(-1)
+        weights = scores.sub_(_finite(sums)[..., None]).exp_()
+        kept = _kept(weights, how, source, chunk)
+        weights = weights if kept is None else weights.mul_(kept)
+        yield chunk, (weights.to(v.dtype) @ v).float(), sums
+
+
+def _merge(out: Tensor, total: Tensor, mixed: Tensor, sums: Tensor) -> None:
+    """Take a block's result into what there is, in place."""
+    joint = torch.logaddexp(total, sums)
+    base = _finite(joint)
+    out.mul_((total - base).exp()[..., None]).add_(mixed.mul_((sums - base).exp()[..., None]))
+    total.copy_(joint)
+
+
+def _differentiate_block(
+    saved: tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor, Tensor],
+    how: _How,
+    source: int,
+    by_q: Tensor,
+    by_block: Tensor,
+    by_mask: Tensor | None,
+) -> None:
+    """Add a block's gradients to `by_q`, `by_block` and `by_mask`."""
+    q, block, mask, total, grad, delta = saved
+    k, v = block.unbind()
+    by_k, by_v = by_block.unbind()
+    for chunk in _chunks(q, k.shape[2]):
+        push = grad[:, :, chunk]
+        weights = _scores(q, k, mask, chunk, how.scale).sub_(_finite(total[:, :, chunk])[..., None]).exp_()
+        kept = _kept(weights, how, source, chunk)
+        by_weights = (push @ v.transpose(2, 3)).float()
+        mixing = weights
+        if kept is not None:
+            by_weights.mul_(kept)
+            mixing = weights * kept
+        by_v += mixing.to(push.dtype).transpose(2, 3) @ push
+        by_scores = by_weights.sub_(delta[:, :, chunk, None]).mul_(weights)
+        if by_mask is not None:
+            there = by_mask if by_mask.shape[2] == 1 else by_mask[:, :, chunk]
+            there += by_scores.sum_to_size(there.shape)
+        low = by_scores.to(q.dtype)
+        by_q[:, :, chunk] += (low @ k) * how.scale
+        by_k += (low.transpose(2, 3) @ q[:, :, chunk]) * how.scale
+
+
+def _finite(sums: Tensor) -> Tensor:
+    """Log-sums with 0 for those of queries that see nothing, so that their weights are exp(-inf) = 0."""
+    return sums.masked_fill(sums == -math.inf, 0.0)

@@ -1,0 +1,96 @@
+"""A batch cut over tokens, and what ranks must know of one another's tokens to tell who sees whom.
+
+Every token carries its data (`TokenBatch`), so a share of a row is a batch like any other; masks, positions
+and distances follow from the data of both sides, wherever tokens lie.
+
+Legend: B rows, T tokens, s ranks, t = T / s tokens here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from mainspring import comm
+from mainspring.data.batch import IGNORE, TokenBatch
+
+_NEEDED = ("ids", "pos", "rank", "probe", "doc", "valid")
+"""What masks and positions are made of."""
+
+
+@dataclass(frozen=True)
+class Peers:
+    """The ranks that share rows with this one, in the order of their tokens."""
+
+    group: dist.ProcessGroup
+    rank: int
+    """Number of this one among them."""
+    size: int
+    counter: comm.Counter | None = None
+    """Told their traffic."""
+
+
+def split_tokens(batch: TokenBatch, index: int, size: int) -> TokenBatch:
+    """The share of rank `index` of `size` of every row of a batch [B, T]: [B, ceil(T / size)].
+
+    Where T is no multiple of `size` the rows are lengthened by padding. The labels go along, so they must
+    already stand at the tokens that predict them.
+
+    >>> from mainspring.data.batch import causal_batch
+    >>> split_tokens(causal_batch(torch.tensor([[5, 6, 7]])), 1, 2).valid.tolist()
+    [[True, False]]
+    """
+    length = batch.ids.shape[1]
+    more = -length % size
+    if more:
+        batch = _lengthened(batch, more)
+    share = (length + more) // size
+    here = slice(index * share, (index + 1) * share)
+    return TokenBatch._make(None if t is None else t[:, here] for t in batch)
+
+
+def join_tokens(batch: TokenBatch, peers: Peers) -> list[TokenBatch]:
+    """The shares [B, t] of all ranks, in their order, without types, languages and labels."""
+    data = {name: t for name, t in batch._asdict().items() if name in _NEEDED and t is not None}
+    mine = torch.stack([t.to(torch.int64) for t in data.values()])
+    every = torch.empty((peers.size, *mine.shape), dtype=torch.int64, device=mine.device)
+    for work in comm.all_gather(
+        every.view(-1), mine.view(-1), name="token data", group=peers.group, counter=peers.counter
+    ):
+        work.wait()
+    kinds = [t.dtype for t in data.values()]
+    return [
+        TokenBatch(**{n: t.to(kind) for n, t, kind in zip(data, share, kinds, strict=True)})
+        for share in every.unbind()
+    ]
+
+
+def concatenated(shares: list[TokenBatch]) -> TokenBatch:
+    """Shares [B, t] as one batch [B, T]."""
+    return TokenBatch._make(
+        None if field[0] is None else torch.cat(field, 1) for field in zip(*shares, strict=True)
+    )
+
+
+def _lengthened(batch: TokenBatch, more: int) -> TokenBatch:
+    """Rows with `more` tokens of padding at their ends."""
+    valid = torch.ones_like(batch.ids, dtype=torch.bool) if batch.valid is None else batch.valid
+    longer = {name: F.pad(t, (0, more)) for name, t in batch._asdict().items() if t is not None}
+    longer["valid"] = F.pad(valid, (0, more), value=False)
+    longer["pos"] = _continued(batch.pos, more)
+    longer["rank"] = torch.cat([batch.rank, batch.rank[:, -1:].expand(-1, more)], 1)
+    if batch.doc is not None:
+        longer["doc"] = torch.cat([batch.doc, batch.doc[:, -1:].expand(-1, more)], 1)
+    if batch.labels is not None:
+        longer["labels"] = F.pad(batch.labels, (0, more), value=IGNORE)
+    return TokenBatch(**longer)
+
+
+def _continued(pos: Tensor, more: int) -> Tensor:
+    """Positions that count on, but not beyond the largest, which may be the last that the model has."""
+    on = pos[:, -1:] + torch.arange(1, more + 1, device=pos.device)
+    return torch.cat([pos, on.clamp(max=int(pos.max()))], 1)
