@@ -25,6 +25,7 @@ from mainspring.parallel.remat import set_remat
 from mainspring.parallel.sequence import spread_sequence
 from mainspring.parallel.shard import Sharded
 from mainspring.parallel.strategy import Replicated, Strategy, remember, strategy_of
+from mainspring.parallel.tensor import cut_tensors
 from mainspring.parallel.zero import state
 from mainspring.parallel.zero.engine import Flat
 from mainspring.parallel.zero.placement import Placement, Shard
@@ -74,6 +75,8 @@ def apply(
             raise PlanError(f"plan.{axis} = {getattr(plan, axis)} cannot be carried out yet; set it to 1")
     axes = Axes.of(plan) if axes is None else axes
     counter = Counter() if counter is None else counter
+    if plan.tensor > 1:
+        cut_tensors(model, axes, plan, counter)
     if plan.sequence > 1:
         spread_sequence(model, axes, plan, counter)
     set_remat(model, plan.remat)

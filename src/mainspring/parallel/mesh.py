@@ -26,7 +26,7 @@ _JOINED: dict[str, tuple[str, ...]] = {
     "expert_replicas": ("expert_data", "sequence"),
 }
 
-UNBUILT = ("tensor", "pipeline", "expert")
+UNBUILT = ("pipeline", "expert")
 """Axes that `apply` cannot spread a model along yet."""
 
 
