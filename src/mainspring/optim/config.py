@@ -26,7 +26,7 @@ class OptimConfig(Section):
     kind: Literal["adamw", "adam", "radam"] = "adamw"
     """Update rule: AdamW (arXiv 1711.05101), Adam (arXiv 1412.6980) or RAdam (arXiv 1908.03265)."""
     compiled: bool | None = None
-    """Compile the update (5 to 9 seconds, once a machine); null decides by size and dtypes."""
+    """Compile the update (about a second on a CPU); null decides by size and dtypes."""
     lr: float = Field(3e-4, gt=0)
     """Peak learning rate."""
     betas: tuple[float, float] = (0.9, 0.95)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mainspring.optim.runs import Entry
-from mainspring.optim.update import Kind, Numbers, update
+from mainspring.optim.update import ADAM, Kind, Numbers, run
 
 BLOCK = 2**19
 """Elements of a block on a CPU: shorter ones cost calls, longer ones leave the cache."""
@@ -26,7 +26,7 @@ def step_all(entries: Sequence[Entry], kind: Kind, numbers: Numbers, lr: float, 
     Args:
         entries: equal in `Entry.kind`.
         kind: of update.
-        numbers: of this step; `update` alone needs no more.
+        numbers: of this step; `update.run` alone needs no more.
         lr: learning rate, and
         weight_decay: as the settings have it, for torch's kernel.
     """
@@ -59,7 +59,7 @@ def step_all(entries: Sequence[Entry], kind: Kind, numbers: Numbers, lr: float, 
 
 def _plain_step(entry: Entry, numbers: Numbers) -> None:
     h = numbers.as_tensor(entry.p.device).to(entry.p.dtype)
-    update(entry.p, entry.m, entry.v, entry.g, entry.out, h)
+    run(ADAM, entry.p, entry.m, entry.v, entry.g, entry.out, h)
 
 
 def _fused(

@@ -1,7 +1,7 @@
-"""The update of Adam and its kin as one expression over flat tensors: read p, m, v, g; write p, m, v.
+"""The updates as formulas of one element: what p, m, v become of p, m, v, g.
 
-The members differ only in seven numbers of a step, so one source serves them all, run as it stands or
-compiled (`optim.compiled`):
+Adam's kin differ only in seven numbers of a step, so one formula serves them all. A formula is run as it
+stands on tensors (`run`), compiled for a GPU, or translated to a loop in C++ (`optim.compiled`):
 
 - Adam (Kingma & Ba 2015, arXiv 1412.6980, algorithm 1), decay added to the gradient;
 - AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101, algorithm 2), decay of the weight itself;
@@ -12,12 +12,17 @@ With `rate`, `root` and `eps` of a step, the update is `p (1 - decay) - rate m /
     Adam, AdamW          rate = lr / (1 - b1^t)          root = 1 / sqrt(1 - b2^t)   eps = eps
     RAdam, rho_t > 5     rate = lr r_t sqrt(1 - b2^t) / (1 - b1^t)   root = 1        eps = eps
     RAdam, else          rate = lr / (1 - b1^t)          root = 0                    eps = 1
+
+LAMB (You et al. 2020, arXiv 1904.00962, algorithm 2) goes over memory twice, since the length of a layer's
+step is known only when its direction is: `LAMB_MOMENTS`, then `LAMB_WEIGHTS`.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -86,44 +91,75 @@ def numbers(
     )
 
 
-def update(p: Tensor, m: Tensor, v: Tensor, g: Tensor, out: Tensor | None, h: Tensor) -> None:
+@dataclass(frozen=True)
+class Formula:
+    """What becomes of an element, in terms that tensors and `optim.source.Expression` both understand."""
+
+    name: str
+    compute: Callable[[Any, Any, Any, Any, Any], Sequence[Any]]
+    """(p, m, v, g, `Numbers` of values) to the new values of what `writes` names, then the terms of sums."""
+    writes: str
+    """Letters of what is replaced, of "pmv"; a copy of p is written where p is."""
+    sums: int = 0
+    """Values over whose elements is summed, after those of `writes`."""
+
+
+def _moments(p: Any, m: Any, v: Any, gradient: Any, h: Any) -> tuple[Any, Any]:
+    return m + (gradient - m) * h.lerp, v * h.beta2 + gradient * gradient * h.square
+
+
+def _adam(p: Any, m: Any, v: Any, g: Any, h: Any) -> Sequence[Any]:
+    first, second = _moments(p, m, v, g * h.scale + p * h.l2, h)
+    return p * h.keep - h.rate * first / (second.sqrt() * h.root + h.eps), first, second
+
+
+def _direction(p: Any, m: Any, v: Any, h: Any) -> Any:
+    """LAMB's, with `rate` that of lr = 1, and weight decay in `l2`."""
+    return h.rate * m / (v.sqrt() * h.root + h.eps) + p * h.l2
+
+
+def _lamb_moments(p: Any, m: Any, v: Any, g: Any, h: Any) -> Sequence[Any]:
+    first, second = _moments(p, m, v, g * h.scale, h)
+    direction = _direction(p, first, second, h)
+    return first, second, p * p, direction * direction
+
+
+def _lamb_weights(p: Any, m: Any, v: Any, g: Any, h: Any) -> Sequence[Any]:
+    return (p - h.lerp * _direction(p, m, v, h),)
+
+
+ADAM = Formula("adam", _adam, "pmv")
+"""Adam, AdamW and RAdam."""
+LAMB_MOMENTS = Formula("lamb_moments", _lamb_moments, "mv", sums=2)
+"""LAMB's first pass: new moments, and the sums of squares of weights and of directions. `rate` is that of
+lr = 1, `l2` the weight decay."""
+LAMB_WEIGHTS = Formula("lamb_weights", _lamb_weights, "p")
+"""LAMB's second: new weights. As in the first, with the length of the step (lr times the trust ratio) in
+`lerp`."""
+
+
+def run(
+    formula: Formula, p: Tensor, m: Tensor, v: Tensor, g: Tensor, out: Tensor | None, h: Tensor
+) -> Tensor | None:
     """One step of every element, in place.
 
     Args:
-        p: weights, fp32, any shape; changed.
-        m: first moments, fp32; changed.
-        v: second moments, fp32; changed.
+        formula: of the step.
+        p: weights, fp32 (or fp64, for the tests), any shape, as all others.
+        m: first moments.
+        v: second moments.
         g: gradients, fp32, bf16 or fp16.
         out: takes the new weights in its own dtype; None if nobody wants them.
         h: `Numbers.as_tensor`.
-    """
-    lerp, beta2, square, keep, l2, rate, root, eps, scale = h.unbind()
-    gradient = g.to(p.dtype) * scale + p * l2
-    first = m + (gradient - m) * lerp
-    second = v * beta2 + gradient * gradient * square
-    weight = p * keep - rate * first / (second.sqrt() * root + eps)
-    p.copy_(weight)
-    m.copy_(first)
-    v.copy_(second)
-    if out is not None:
-        out.copy_(weight)
-
-
-def lamb_direction(p: Tensor, m: Tensor, v: Tensor, g: Tensor, u: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-    """The first pass of LAMB (You et al. 2020, arXiv 1904.00962, algorithm 2) over one parameter or piece.
-
-    Takes what `update` takes; `h` carries weight decay as `l2` and a `rate` with lr = 1. Writes m, v and the
-    direction `u = rate m / (root sqrt(v) + eps) + l2 p`, fp32.
 
     Returns:
-        Sums of squares of p and of u, fp32 [] each: of a piece, to be summed over the pieces of a parameter.
+        The sums, [formula.sums] in the dtype of p; None where there are none.
     """
-    lerp, beta2, square, _, l2, rate, root, eps, scale = h.unbind()
-    gradient = g.to(p.dtype) * scale
-    first = m + (gradient - m) * lerp
-    second = v * beta2 + gradient * gradient * square
-    direction = rate * first / (second.sqrt() * root + eps) + p * l2
-    m.copy_(first)
-    v.copy_(second)
-    u.copy_(direction)
-    return (p * p).sum(), (direction * direction).sum()
+    values = formula.compute(p, m, v, g.to(p.dtype), Numbers(*h.unbind()))  # type: ignore[arg-type]
+    kept = len(formula.writes)
+    sums = torch.stack([value.sum() for value in values[kept:]]) if formula.sums else None
+    for letter, value in zip(formula.writes, values[:kept], strict=True):
+        {"p": p, "m": m, "v": v}[letter].copy_(value)
+    if out is not None and "p" in formula.writes:
+        out.copy_(p)
+    return sums
