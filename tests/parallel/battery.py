@@ -7,6 +7,7 @@ the same process over the same rows. A later strategy passes the contract by add
 from __future__ import annotations
 
 import contextlib
+import math
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,9 +19,10 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from mainspring import optim, parallel
-from mainspring.nn.span import Span, span_of
+from mainspring.nn.span import cut_of, logical_shape, span_of
 from mainspring.optim import OptimConfig
 from mainspring.parallel import Plan
+from mainspring.parallel.strategy import strategy_of
 from parallel.examples import EXAMPLES, Example
 
 STEPS = 3
@@ -38,7 +40,7 @@ class Case:
 
     example: str
     plan: dict[str, Any] = field(default_factory=dict)
-    """Fields of the plan beside `data`, which is the world."""
+    """Fields of the plan beside `data`, which is what they leave of the world."""
     precision: Literal["fp32", "bf16"] = "fp32"
     accumulation: int = 1
     reduce: Literal["sum", "mean"] = "sum"
@@ -135,7 +137,7 @@ def decay_unused(trace: Trace) -> None:
 
 def spread_run(rank: int, world: int, case: Case) -> Trace:
     """Train under the plan; every rank takes its share of the rows, and starts from other random numbers."""
-    example, plan = EXAMPLES[case.example], Plan(data=world, **case.plan)
+    example, plan = EXAMPLES[case.example], plan_of(case, world)
     torch.manual_seed(0 if rank == 0 else 100 + rank)
     if case.meta:
         with torch.device("meta"):
@@ -146,8 +148,10 @@ def spread_run(rank: int, world: int, case: Case) -> Trace:
     if case.meta:
         assert example.initialize is not None
         parallel.materialize(model, "cpu", example.initialize)
-    share = lambda rows: rows[rank * len(rows) // world : (rank + 1) * len(rows) // world]  # noqa: E731
-    scale = world if case.reduce == "mean" else 1
+    axes = strategy_of(model).axes
+    index, ranks = axes.index("replicas"), axes.size("replicas")
+    share = lambda rows: rows[index * len(rows) // ranks : (index + 1) * len(rows) // ranks]  # noqa: E731
+    scale = ranks if case.reduce == "mean" else 1
 
     def quiet(last: bool) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext() if last or not case.no_sync else parallel.no_sync(model)
@@ -159,9 +163,15 @@ def spread_run(rank: int, world: int, case: Case) -> Trace:
         share,
         scale,
         quiet,
-        _sum_over_ranks,
+        lambda value: _sum_over_ranks(value) * ranks / world,
         lambda: parallel.clip_grad_norm(model, CLIP),
     )
+
+
+def plan_of(case: Case, world: int) -> Plan:
+    """The case's plan on so many ranks."""
+    others = math.prod(case.plan.get(axis, 1) for axis in ("tensor", "sequence", "pipeline"))
+    return Plan(data=world // others, **case.plan)
 
 
 def single_run(case: Case) -> Trace:
@@ -233,25 +243,40 @@ def _on_fsdp2(case: Case) -> bool:
 
 
 def _whole_gradient(parameter: Tensor) -> Tensor | None:
-    if span_of(parameter) is None or not dist.is_initialized():
+    if span_of(parameter) is None and cut_of(parameter) is None:
         return None if parameter.grad is None else _whole(parameter.grad)
     there = _sum_over_ranks(float(parameter.grad is not None))
     assert there in (0, dist.get_world_size()), "some ranks have a gradient"
-    return joined(parameter.grad, span_of(parameter)) if there else None
+    return joined(parameter.grad, parameter) if there else None
 
 
-def joined(piece: Tensor, span: Span) -> Tensor:
-    """The whole of which every rank has a piece."""
-    whole = torch.zeros(span.shape.numel(), dtype=torch.float64)
-    whole[span.start : span.stop] = piece.detach().double()
+def joined(values: Tensor, parameter: Tensor) -> Tensor:
+    """The whole of which every rank has a part: its values where it is what `parameter` is of the whole.
+
+    Ranks that hold the same part have to hold the same values.
+    """
+    cut, span = cut_of(parameter), span_of(parameter)
+    whole, holders = torch.zeros((2, *logical_shape(parameter)), dtype=torch.float64)
+    box = whole if cut is None else cut.of(whole)
+    here = torch.ones(box.shape, dtype=torch.bool)
+    if span is not None:
+        here = torch.zeros(box.numel(), dtype=torch.bool)
+        here[span.start : span.stop] = True
+        here = here.view(box.shape)
+    box[here] = values.detach().double().flatten()
+    (holders if cut is None else cut.of(holders))[here] = 1.0
     dist.all_reduce(whole)
-    return whole.float().view(span.shape)
+    dist.all_reduce(holders)
+    assert bool((holders > 0).all()), "some elements are nowhere"
+    whole /= holders
+    own = (whole if cut is None else cut.of(whole))[here]
+    assert torch.equal(own, values.detach().double().flatten()), "ranks hold different values of one part"
+    return whole.float()
 
 
 def _whole(tensor: Tensor) -> Tensor:
-    span = span_of(tensor)
-    if span is not None:
-        return joined(tensor, span)
+    if span_of(tensor) is not None or cut_of(tensor) is not None:
+        return joined(tensor, tensor)
     tensor = tensor.detach()
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).clone()
 

@@ -43,7 +43,25 @@ def cases(world):
             for z in STAGES
         ]
         found += [Case("awkward", {"zero": z}, "bf16", accumulation=3) for z in STAGES]
-    return found
+    return found + cut(world)
+
+
+def cut(world):
+    """Layers cut over ranks, beside everything else."""
+    gpt2, deberta = "ours-gpt2", "ours-deberta"
+    if world == 2:
+        return [
+            Case(gpt2, {"tensor": 2}, meta=True),
+            Case(gpt2, {"tensor": 2, "tensor_sequence": True}, reduce="mean"),
+            Case(deberta, {"tensor": 2, "remat": True}, "bf16", accumulation=2),
+            Case(deberta, {"tensor": 2, "tensor_sequence": True, "remat": True}),
+        ]
+    half = [Case(gpt2, {"tensor": 2, "zero": z}, accumulation=2) for z in STAGES]
+    half += [Case(gpt2, {"tensor": 2, "zero": z}, "bf16", meta=True) for z in (0, 3)]
+    half += [Case(deberta, {"tensor": 2, "tensor_sequence": True, "zero": z}) for z in (0, 2)]
+    half += [Case(gpt2, {"tensor": 2, "zero": z, "remat": True}, reduce="mean") for z in (1, 3)]
+    wide = {"tensor": 4, "tensor_sequence": True, "zero": 3, "remat": True}
+    return [*half, Case(deberta, {"tensor": 4}), Case(gpt2, wide, "bf16", accumulation=2)]
 
 
 @pytest.fixture(scope="module")

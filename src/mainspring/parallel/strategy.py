@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from mainspring.comm import Counter
+from mainspring.nn.span import cut_of, mark_cut
 from mainspring.parallel.broadcast import broadcast_tensors
 from mainspring.parallel.mesh import Axes
 from mainspring.parallel.plan import Plan
@@ -41,7 +42,10 @@ class Strategy:
     ) -> None:
         """Give the model storage and values: see `parallel.materialize`."""
         ties = _ties(self.model)
+        cuts = {name: cut_of(p) for name, p in self.model.named_parameters(remove_duplicate=False)}
         self.model.to_empty(device=device)
+        for name, parameter in self.model.named_parameters(remove_duplicate=False):
+            mark_cut(parameter, cuts[name])
         for (owner, name), *others in ties:
             shared = owner._parameters[name]
             for module, other in others:
