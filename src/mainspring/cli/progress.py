@@ -57,6 +57,13 @@ class ProgressSink:
                 f"plan: {amount(event.bytes_per_rank, 'B')} of {amount(event.memory_per_rank, 'B')} a rank "
                 f"({kinds}), {duration(event.seconds_per_step)} a step"
             )
+        elif isinstance(event, events.DiskTried):
+            self._say(
+                f"disk: {amount(event.needed_bytes, 'B')} of {amount(event.free_bytes, 'B')} free in "
+                f"{event.folder}, reads {amount(event.read_rate, 'B')}/s and writes "
+                f"{amount(event.write_rate, 'B')}/s{'' if event.direct else ' through the page cache'}: "
+                f"{duration(event.seconds_per_step)} a step"
+            )
         elif isinstance(event, events.RunStarted):
             self._start(event)
         elif isinstance(event, events.StepDone):

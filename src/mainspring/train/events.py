@@ -30,6 +30,26 @@ class Planned(Event):
 
 
 @dataclass(frozen=True)
+class DiskTried(Event):
+    """The folder of the disk tier was written to and read from, before anything of the model is allocated."""
+
+    folder: str
+    needed_bytes: int
+    """What the states of all ranks of a machine will take."""
+    free_bytes: int
+    read_rate: float
+    """Bytes a second, checksums included."""
+    write_rate: float
+    direct: bool
+    """Whether the file system has direct I/O."""
+    read_per_step: int
+    """Bytes, of all ranks of a machine."""
+    written_per_step: int
+    seconds_per_step: float
+    """Expected with these rates."""
+
+
+@dataclass(frozen=True)
 class RunStarted(Event):
     """The model is built, the checkpoint (if any) is loaded, the first step is next."""
 

@@ -21,6 +21,8 @@ from mainspring.objectives import Evolves, Objective, Vocabulary
 from mainspring.parallel import World
 from mainspring.planner import Batch, Estimate, Machine
 from mainspring.train.begin import begin_from
+from mainspring.train.disk import try_disk
+from mainspring.train.events import DiskTried
 from mainspring.train.recipe import Recipe
 from mainspring.train.source import Weights, read_weights
 
@@ -64,6 +66,7 @@ def prepare(
     micro_rows: int = 0,
     resumes: bool = False,
     planned: Callable[[Estimate], None] = lambda estimate: None,
+    tried: Callable[[DiskTried], None] = lambda event: None,
 ) -> Setup:
     """Build everything; every rank calls it.
 
@@ -75,9 +78,11 @@ def prepare(
             possible (0: what fits best). The same cut gives the same sums to the last bit.
         resumes: a checkpoint is loaded next, so nothing is read from `train.init_from`.
         planned: is told what the run will take, before anything of the model is allocated.
+        tried: is told, next, what the folder of the disk tier gives, where the plan has one.
 
     Raises:
         UsageError: the recipe cannot be carried out: data, batch, plan or memory do not fit.
+        DiskError: the folder of the disk tier has too little room, or is of no use.
     """
     data = TokenData.open(recipe.data.path)
     config = models.resolve(recipe.model, data.vocab_size)
@@ -97,6 +102,8 @@ def prepare(
     if micro_rows and batch.rows_per_rank % micro_rows == 0:
         batch = batch.replace(micro_rows=micro_rows, accumulation=batch.rows_per_rank // micro_rows)
     planned(estimate)
+    if recipe.plan.offload == "disk":
+        tried(try_disk(recipe.plan, recipe.train.precision, world, estimate))
     weights = None if resumes else _weights(recipe, data)
     model, drawn = _model(recipe, config, objective, world, weights)
     optimizer = optim.build(model, recipe.optim)

@@ -118,6 +118,7 @@ class Trainer:
                     micro_rows=resume.micro_rows(before, self.world.size) if before else 0,
                     resumes=before is not None,
                     planned=self._planned,
+                    tried=self._tell,
                 )
                 if before:
                     self._resume(setup, saver, before)
@@ -188,7 +189,8 @@ class Trainer:
     def _loop(self, setup: Setup, saver: checkpoint.Saver, stop: StopRequest) -> bool:
         """Do the steps that are left; True if a signal ended it before the last."""
         train = self.recipe.train
-        feed = Feed(self.recipe, setup.data, setup.objective, setup.batch, self.world.rank)
+        rank = parallel.axes_of(setup.model).index("data")
+        feed = Feed(self.recipe, setup.data, setup.objective, setup.batch, rank)
         step = Step(
             setup.model, setup.objective, self.recipe.optim.clip, self.world.device, setup.config.experts
         )
@@ -214,7 +216,9 @@ class Trainer:
         began = time.perf_counter()
         train, optimizer = self.recipe.train, setup.optimizer
         # Chance inside the model is a function of the step too, so a checkpoint needs no generator states.
-        torch.manual_seed(stable_seed(train.seed, "step", self._step, self.world.rank))
+        # Ranks of a tensor group, which are consecutive, have the same.
+        chance = self.world.rank // self.recipe.plan.tensor
+        torch.manual_seed(stable_seed(train.seed, "step", self._step, chance))
         micro_batches = feed.micro_batches(self._step)
         outcome = step.gradients(micro_batches, lambda: stop.received is not None)
         rate = optim.lr(self._step, train.steps, self.recipe.optim)
@@ -297,8 +301,6 @@ class Trainer:
             seq_len=self.recipe.data.seq_len,
             rows=setup.batch.micro_rows,
             max_tokens=self.recipe.train.eval_tokens,
-            rank=self.world.rank,
-            world=self.world.size,
             device=self.world.device,
         )
         if score is None:
@@ -319,7 +321,7 @@ class Trainer:
             "micro_rows": setup.batch.micro_rows,
             "skipped": self._skipped,
             "loss_scale": None if scaler is None else scaler.state(),
-            "random": "seeded for each step from (seed, step, rank)",
+            "random": "seeded for each step from (seed, step, rank without the tensor axis)",
             "libraries": {
                 "mainspring": mainspring.__version__,
                 "torch": torch.__version__,
