@@ -53,8 +53,6 @@ def score_run(run: Run, checkpoint: Path, *, data: TokenData, seq_len: int, max_
         seq_len=seq_len,
         rows=ROWS,
         max_tokens=max_tokens,
-        rank=0,
-        world=1,
         device=torch.device("cpu"),
     )
     if score is None:

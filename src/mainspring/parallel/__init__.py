@@ -2,6 +2,7 @@
 
 from mainspring.parallel.api import (
     apply,
+    axes_of,
     clip_grad_norm,
     full_state,
     loss_scaler,
@@ -23,6 +24,7 @@ __all__ = [
     "Shard",
     "World",
     "apply",
+    "axes_of",
     "clip_grad_norm",
     "full_state",
     "loss_scaler",

@@ -186,6 +186,12 @@ def full_state(model: nn.Module, rank0_only: bool = True) -> dict[str, Tensor]:
     return found
 
 
+def axes_of(model: nn.Module) -> Axes:
+    """Where this rank stands in the mesh of the model's plan; alone, where it has none."""
+    found = strategy_of(model).axes
+    return Axes.alone() if found is None else found
+
+
 def traffic(model: nn.Module) -> Counter:
     """The tally of what the plan's collectives have moved for `model`."""
     return strategy_of(model).counter

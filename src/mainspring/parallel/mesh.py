@@ -73,6 +73,11 @@ class Axes:
             axes._groups[axis] = made[ranks]
         return axes
 
+    @classmethod
+    def alone(cls) -> Axes:
+        """The mesh of one rank."""
+        return cls(_sizes(Plan()), 0)
+
     @property
     def world(self) -> int:
         """Number of ranks."""

@@ -1,6 +1,6 @@
 """What each rank reads: its rows of every step, as views of micro-batches.
 
-Step s takes the global rows [s R, (s + 1) R); rank r the r-th equal part of them. Rows and their chance
+Step s takes the global rows [s R, (s + 1) R); data rank r the r-th equal part of them. Rows and their chance
 depend on the seed and the global index alone, so the same rows are read, and masked alike, whatever the
 number of ranks.
 """
@@ -18,14 +18,14 @@ from mainspring.train.recipe import Recipe
 
 
 class Feed:
-    """The training rows of one rank.
+    """The training rows of one data rank.
 
     Args:
         recipe: says what is read and in which order.
         data: where it lies.
         objective: makes the views.
         batch: how the global batch is cut.
-        rank: of so many ranks as the batch was cut for.
+        rank: of so many data ranks as the batch was cut for.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from mainspring import comm
+from mainspring import comm, parallel
 from mainspring.data.batch import TokenBatch
 from mainspring.data.dataset import TokenData
 from mainspring.data.loader import holdout_batch, holdout_count, row_generators
@@ -28,21 +28,18 @@ def score(
     seq_len: int,
     rows: int,
     max_tokens: int,
-    rank: int,
-    world: int,
     device: torch.device,
 ) -> Evaluated | None:
     """Mean loss on the first held-out rows; every rank calls it, and all get the same result.
 
     Args:
-        model: put into evaluation mode and back.
+        model: put into evaluation mode and back. Of N data ranks each scores every N-th batch.
         objective: its first loss is scored; chance is that of the rows' indices, the same each time.
         data: with its held-out split.
         step: noted in the result.
         seq_len: tokens in a row.
         rows: rows of one forward.
         max_tokens: read no more than about so many (0: all).
-        rank, world: this rank scores every `world`-th batch.
         device: where the model is.
 
     Returns:
@@ -55,7 +52,8 @@ def score(
         return None
     began = time.perf_counter()
     starts = list(range(0, total, rows))
-    training = model.training
+    axes, training = parallel.axes_of(model), model.training
+    rank, world = axes.index("data"), axes.size("data")
     model.eval()
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     try:
@@ -76,7 +74,8 @@ def score(
                     sums += torch.tensor(scored, dtype=torch.float64, device=device)
     finally:
         model.train(training)
-    comm.all_reduce(sums, name="holdout")
+    if (group := axes.group("replicas")) is not None:
+        comm.all_reduce(sums, name="holdout", group=group)
     nats, tokens, size = sums.tolist()
     mean = nats / max(tokens, 1)
     causal = isinstance(objective, CausalLM) and size > 0

@@ -13,7 +13,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from mainspring import comm, parallel
@@ -65,6 +64,7 @@ class Step:
         self._trained = with_auxiliary(objective, experts)
         self.clip = clip
         self.device = device
+        self._axes = parallel.axes_of(model)
 
     def gradients(self, micro_batches: Sequence[Views], stop: Callable[[], bool]) -> Outcome:
         """Fill the gradients from this rank's share of the batch; every rank has as many micro-batches."""
@@ -72,7 +72,8 @@ class Step:
         sums = self._backward(micro_batches, counts)
         norm = parallel.clip_grad_norm(self.model, self.clip)
         asked = torch.tensor(float(stop()), dtype=torch.float64, device=self.device)
-        packed = torch.stack([*(total for _, total in sums.values()), asked])
+        # Over all ranks, so that all of them decide alike: those of a tensor group have the same losses.
+        packed = torch.stack([*(total / self._axes.size("tensor") for _, total in sums.values()), asked])
         comm.all_reduce(packed, name="losses", counter=parallel.traffic(self.model))
         *totals, stops = packed.tolist()
         means = {name: total / max(counts[name], 1) for name, total in zip(sums, totals, strict=True)}
@@ -86,8 +87,8 @@ class Step:
             self.objective.after_step(self.model, self._gather, applied)
 
     def _gather(self, part: Tensor) -> Tensor:
-        """Parts [n, ...] of all ranks, joined in their order; n may differ from rank to rank."""
-        if not dist.is_initialized() or dist.get_world_size() == 1:
+        """Parts [n, ...] of all data ranks, joined in their order; n may differ from rank to rank."""
+        if self._axes.group("data") is None:
             return part
         lengths = self._gather_equal(torch.tensor([len(part)], device=part.device)).tolist()
         longest = part.new_zeros(max(lengths), *part.shape[1:])
@@ -96,10 +97,10 @@ class Step:
         return torch.cat([rows[:length] for rows, length in zip(whole, lengths, strict=True)])
 
     def _gather_equal(self, part: Tensor) -> Tensor:
-        shape = (dist.get_world_size() * part.shape[0], *part.shape[1:])
+        shape = (self._axes.size("data") * part.shape[0], *part.shape[1:])
         whole = torch.empty(shape, dtype=part.dtype, device=part.device)
-        counter = parallel.traffic(self.model)
-        for work in comm.all_gather(whole, part.contiguous(), name="objective", counter=counter):
+        group, counter = self._axes.group("data"), parallel.traffic(self.model)
+        for work in comm.all_gather(whole, part.contiguous(), name="objective", group=group, counter=counter):
             work.wait()
         return whole
 
@@ -118,7 +119,8 @@ class Step:
                 local[name] = local.get(name, 0) + count
         names = sorted(local)
         packed = torch.tensor([local[n] for n in names], dtype=torch.int64, device=self.device)
-        comm.all_reduce(packed, name="counts", counter=parallel.traffic(self.model))
+        if (group := self._axes.group("replicas")) is not None:
+            comm.all_reduce(packed, name="counts", group=group, counter=parallel.traffic(self.model))
         return dict(zip(names, packed.tolist(), strict=True))
 
     def _backward(
