@@ -60,6 +60,10 @@ class CollectiveError(RunFault):
     """A collective failed or ranks disagree."""
 
 
+class StageError(RunFault):
+    """A rank of a pipeline failed, died or fell silent; the message names its stage and rank."""
+
+
 class DiskError(RunFault):
     """The folder that states are offloaded to failed: full, unreadable, or with other bytes than written."""
 

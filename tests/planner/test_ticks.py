@@ -49,7 +49,7 @@ def test_every_small_layout_ends() -> None:
         for replicas in product((1, 2, 3, 4), repeat=stages):
             layout = Layout(replicas)
             timeline = simulate(orders(layout, "stashing", 24))
-            assert len({(e.op.kind, e.op.index) for e in timeline.events if e.op.stage == 0}) >= 2 * 24
+            assert len({(e.op.kind, e.op.batch) for e in timeline.events if e.op.stage == 0}) >= 2 * 24
             assert layout.warmup(0) + 1 == layout.noam
 
 
@@ -59,7 +59,7 @@ def test_replicas_share_the_work() -> None:
         orders(layout, "stashing", 60), lambda op: (3.0 if op.stage == 0 else 1.0) if op.kind != "U" else 0.0
     )
     assert slow_first.seconds_per_minibatch() == pytest.approx(2.0)
-    assert all(e.op.index % 3 == e.rank for e in slow_first.events if e.rank < 3 and e.op.kind != "U")
+    assert all(e.op.batch % 3 == e.rank for e in slow_first.events if e.rank < 3 and e.op.kind != "U")
 
 
 def test_what_is_under_way_delays_the_next_stage_alone() -> None:

@@ -1,6 +1,6 @@
 """Collectives that are named and counted."""
 
-from mainspring.comm import debug, shared
+from mainspring.comm import debug, point, shared
 from mainspring.comm.collectives import (
     Pending,
     all_gather,
@@ -24,6 +24,7 @@ __all__ = [
     "barrier",
     "broadcast",
     "debug",
+    "point",
     "reduce_scatter",
     "shared",
 ]

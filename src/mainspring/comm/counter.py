@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
-Op = Literal["all_reduce", "reduce_scatter", "all_gather", "all_to_all", "broadcast"]
+Op = Literal["all_reduce", "reduce_scatter", "all_gather", "all_to_all", "broadcast", "send"]
 
 _PASSES: dict[Op, int] = {
     "all_reduce": 2,
@@ -15,6 +15,7 @@ _PASSES: dict[Op, int] = {
     "all_gather": 1,
     "all_to_all": 1,
     "broadcast": 1,
+    "send": 1,
 }
 
 
@@ -23,7 +24,7 @@ class Traffic:
     """What one named operation moved."""
 
     op: Op
-    """Kind of collective."""
+    """Kind of collective, or a message from one rank to another."""
     calls: int
     """How often it ran."""
     payload: int

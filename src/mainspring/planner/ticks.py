@@ -140,9 +140,9 @@ def staleness(ops: Sequence[Op]) -> dict[int, int]:
         if op.kind == "U":
             done += 1
         elif op.kind == "F":
-            began[op.index] = done
+            began[op.batch] = done
         elif op.kind == "B":
-            ages[op.index] = done - began[op.index]
+            ages[op.batch] = done - began[op.batch]
     return ages
 
 
@@ -154,9 +154,9 @@ def versions_alive(ops: Sequence[Op]) -> int:
         if op.kind == "U":
             done += 1
         elif op.kind == "F":
-            held[op.index] = done
+            held[op.batch] = done
         elif op.kind == "B":
-            del held[op.index]
+            del held[op.batch]
         most = max(most, len({*held.values(), done}))
     return most
 
@@ -164,16 +164,16 @@ def versions_alive(ops: Sequence[Op]) -> int:
 def _needs(op: Op, last: int) -> list[Op]:
     """What must have arrived before `op` can begin, besides what precedes it on its rank."""
     if op.kind == "F":
-        return [Op("F", op.index, op.stage - 1)]
+        return [Op("F", op.batch, op.stage - 1)]
     if op.kind == "W":
-        return [Op("B", op.index, op.stage)]
-    return [Op("F", op.index, op.stage), Op("B", op.index, op.stage + 1)]
+        return [Op("B", op.batch, op.stage)]
+    return [Op("F", op.batch, op.stage), Op("B", op.batch, op.stage + 1)]
 
 
 def _next(op: Op, last: int) -> Op | None:
     """Who takes the result of `op`."""
     if op.kind == "F" and op.stage < last:
-        return Op("F", op.index, op.stage + 1)
+        return Op("F", op.batch, op.stage + 1)
     if op.kind == "B" and op.stage > 0:
-        return Op("B", op.index, op.stage - 1)
+        return Op("B", op.batch, op.stage - 1)
     return None
