@@ -223,12 +223,12 @@ def elements_over_ideal(size: str) -> float:
     import torch
 
     from mainspring.nn import Transformer
-    from mainspring.parallel.zero.unit import find_units
+    from mainspring.parallel.zero.unit import Sharers, find_units
 
     with torch.device("meta"):
         model = Transformer(shape_of(size))
     total = sum(p.numel() for p in model.parameters())
-    rows = [row for unit in find_units(model, 1024, 0, "fp32") for row in unit.rows]
+    rows = [row for unit in find_units(model, lambda _: Sharers(world=1024), "fp32") for row in unit.rows]
     return sum(row.layout.part for row in rows) * 1024 / total
 
 

@@ -17,7 +17,8 @@ from mainspring import comm
 from mainspring.comm import Counter
 from mainspring.errors import PlanError
 from mainspring.nn.span import cut_of, span_of
-from mainspring.parallel.mesh import UNBUILT, Axes
+from mainspring.parallel.expert import spread_experts
+from mainspring.parallel.mesh import UNBUILT, Axes, copies_of
 from mainspring.parallel.places import place
 from mainspring.parallel.plan import Plan
 from mainspring.parallel.precision import Autocast, Precision
@@ -77,6 +78,8 @@ def apply(
     counter = Counter() if counter is None else counter
     if plan.tensor > 1:
         cut_tensors(model, axes, plan, counter)
+    if plan.expert > 1:
+        spread_experts(model, axes, plan, counter)
     if plan.sequence > 1:
         spread_sequence(model, axes, plan, counter)
     set_remat(model, plan.remat)
@@ -91,11 +94,20 @@ def apply(
             f'"{plan.backend}": set zero to 1, 2 or 3 (legal on one rank, too), or use precision = "bf16"'
         )
     if placement is not None or flat:
-        strategy = Flat(model, plan, group, counter, precision=precision, reduce=reduce, placement=placement)
+        strategy = Flat(
+            model,
+            plan,
+            group,
+            counter,
+            precision=precision,
+            reduce=reduce,
+            expert_group=axes.group("expert_replicas"),
+            placement=placement,
+        )
     elif group is None:
         strategy = Strategy(model, plan, None, counter)
     elif plan.zero == 0:
-        strategy = Replicated(model, plan, group, counter, reduce)
+        strategy = Replicated(model, plan, group, counter, reduce, axes.group("expert_replicas"))
     else:
         strategy = Sharded(model, plan, group, counter, precision=precision, reduce=reduce)
     strategy.axes = axes
@@ -224,7 +236,7 @@ def _local_gradients(model: nn.Module, axes: Axes | None) -> tuple[list[Tensor],
     rank; and whether ranks hold different ones."""
     gradients: list[Tensor] = []
     counted: list[Tensor] = []
-    parts = axes is not None and axes.world > axes.size("replicas")
+    parts = axes is not None and axes.world > axes.size("expert_replicas")
     for parameter in model.parameters():
         gradient = parameter.grad
         if gradient is None:
@@ -243,8 +255,7 @@ def _counts(parameter: nn.Parameter, sharded: bool, axes: Axes) -> bool:
     """Whether this rank is the one of those that hold the same that counts it."""
     cut = cut_of(parameter)
     over = () if cut is None else cut.axes
-    copies = "expert_replicas" if "expert" in over else "replicas"
-    return (sharded or axes.index(copies) == 0) and ("tensor" in over or axes.index("tensor") == 0)
+    return (sharded or axes.index(copies_of(parameter)) == 0) and ("tensor" in over or axes.index("tensor") == 0)
 
 
 def _square(tensors: list[Tensor], device: torch.device) -> Tensor:

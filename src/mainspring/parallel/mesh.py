@@ -12,8 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch.distributed as dist
+from torch import Tensor
 
 from mainspring.errors import PlanError
+from mainspring.nn.span import cut_of
 from mainspring.parallel.plan import Plan
 
 Axis = Literal[
@@ -26,7 +28,7 @@ _JOINED: dict[str, tuple[str, ...]] = {
     "expert_replicas": ("expert_data", "sequence"),
 }
 
-UNBUILT = ("pipeline", "expert")
+UNBUILT: tuple[str, ...] = ("pipeline",)
 """Axes that `apply` cannot spread a model along yet."""
 
 
@@ -112,6 +114,12 @@ class Axes:
     def _stride(self, axis: str) -> int:
         names = list(self._sizes)
         return math.prod(self._sizes[faster] for faster in names[names.index(axis) + 1 :])
+
+
+def copies_of(parameter: Tensor) -> Literal["replicas", "expert_replicas"]:
+    """The axis of the ranks that hold the same of a parameter as this one (before ZeRO shards it)."""
+    cut = cut_of(parameter)
+    return "expert_replicas" if cut is not None and "expert" in cut.axes else "replicas"
 
 
 def check_world(plan: Plan) -> None:

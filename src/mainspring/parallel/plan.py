@@ -71,7 +71,7 @@ class Plan(Section):
                 f'pipeline_schedule = "{self.pipeline_schedule}", pipeline_chunks = {self.pipeline_chunks}: '
                 "interleaved and zero_bubble need at least 2 chunks a rank, gpipe and 1f1b have 1"
             )
-        if self.backend == "fsdp2" and self.world > self.data * self.sequence:
+        if self.backend == "fsdp2" and (self.world > self.data * self.sequence or self.expert > 1):
             raise ValueError('backend = "fsdp2" knows the data axis only; use backend = "flat"')
         return self
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 from mainspring.comm import Counter
 from mainspring.nn.span import cut_of, mark_cut
 from mainspring.parallel.broadcast import broadcast_tensors
-from mainspring.parallel.mesh import Axes
+from mainspring.parallel.mesh import Axes, copies_of
 from mainspring.parallel.plan import Plan
 from mainspring.parallel.replicate import GradientReducer
 
@@ -73,44 +73,72 @@ class Replicated(Strategy):
     """ZeRO stage 0: every rank holds all states and gradients are all-reduced."""
 
     def __init__(
-        self, model: nn.Module, plan: Plan, group: dist.ProcessGroup | None, counter: Counter, reduce: Any
+        self,
+        model: nn.Module,
+        plan: Plan,
+        group: dist.ProcessGroup | None,
+        counter: Counter,
+        reduce: Any,
+        expert_group: dist.ProcessGroup | None = None,
     ) -> None:
         super().__init__(model, plan, group, counter)
         self._reduce = reduce
-        self._reducer: GradientReducer | None = None
+        self._groups = {"replicas": group, "expert_replicas": expert_group}
+        self._reducers: list[GradientReducer] | None = None
+        self._factors: list[Any] = []
         self._watched: list[tuple[nn.Parameter, bool]] = []
         if not on_meta(model.parameters()):
             self.materialized(equal=False)
         model.register_forward_pre_hook(self._before_forward)
 
     def materialized(self, *, equal: bool) -> None:
-        tensors = [*(() if equal else self.model.parameters()), *self.model.buffers()]
-        broadcast_tensors(tensors, name="start", group=self.group, counter=self.counter)
+        for copies, group in self._groups.items():
+            tensors: list[Tensor] = [p for p in self.model.parameters() if not equal and copies_of(p) == copies]
+            if copies == "replicas":
+                tensors += self.model.buffers()
+            if group is not None:
+                broadcast_tensors(tensors, name="start", group=group, counter=self.counter)
         self._attach()
 
     def no_sync(self) -> AbstractContextManager[None]:
-        if self._reducer is None:
+        if self._reducers is None:
             self.materialized(equal=False)
-        assert self._reducer is not None
-        return self._reducer.no_sync()
+        return self._quiet(self._reducers or [])
+
+    @staticmethod
+    @contextmanager
+    def _quiet(reducers: list[GradientReducer]) -> Iterator[None]:
+        with ExitStack() as together:
+            for reducer in reducers:
+                together.enter_context(reducer.no_sync())
+            yield
 
     def _attach(self) -> None:
-        if self._reducer is not None:
-            self._reducer.close()
+        for old in (*(self._reducers or ()), *self._factors):
+            old.close() if isinstance(old, GradientReducer) else old.remove()
         self._watched = [(p, p.requires_grad) for p in self.model.parameters()]
         named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        self._reducer = GradientReducer(named, self.group, self._reduce, self.counter)
+        self._reducers = []
+        for copies, group in self._groups.items():
+            some = {name: p for name, p in named.items() if copies_of(p) == copies}
+            if some and group is not None:
+                self._reducers.append(GradientReducer(some, group, self._reduce, self.counter))
+        # A rank's experts have seen the rows of all ranks that have the others: of a mean, its share.
+        factor = 1 / self.plan.expert if self._reduce == "mean" else 1.0
+        spread: list[Any] = [p for p in named.values() if copies_of(p) == "expert_replicas"]
+        self._factors = [p.register_hook(lambda g: g * factor) for p in spread if factor != 1.0]
 
     def _before_forward(self, module: nn.Module, args: Any) -> None:
         # A forward inside a backward (recomputation of the whole model) belongs to the step under way.
         if not torch.is_grad_enabled() or torch._C._current_graph_task_id() != -1:
             return
-        if self._reducer is None:
+        if self._reducers is None:
             self.materialized(equal=False)
         elif any(p.requires_grad is not was for p, was in self._watched):
             self._attach()  # a part was frozen or thawed
         else:
-            self._reducer.reset()
+            for reducer in self._reducers:
+                reducer.reset()
 
 
 def strategy_of(model: nn.Module) -> Strategy:

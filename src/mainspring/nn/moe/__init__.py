@@ -1,6 +1,6 @@
 """Mixture of experts: gates, dispatch by sorting, experts one after another or in grouped products."""
 
-from mainspring.nn.moe.dispatch import Exchange, Local, add_rows, gather_rows
+from mainspring.nn.moe.dispatch import Dispatched, Exchange, Local, add_rows, gather_rows
 from mainspring.nn.moe.experts import ExpertMaps, Experts
 from mainspring.nn.moe.gate import Gate, Gated
 from mainspring.nn.moe.layer import ExpertFeedForward
@@ -8,6 +8,7 @@ from mainspring.nn.moe.routing import Routing, balance_loss, capacity, z_loss
 from mainspring.nn.moe.surgery import aggregate_experts, expert_loads, prune_experts
 
 __all__ = [
+    "Dispatched",
     "Exchange",
     "ExpertFeedForward",
     "ExpertMaps",

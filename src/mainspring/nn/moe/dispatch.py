@@ -9,7 +9,8 @@ Legend: S tokens, N rows (choices that are carried out), D width.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -19,28 +20,36 @@ from torch.autograd.function import once_differentiable
 from mainspring.nn.moe.routing import Routing
 
 
+class Dispatched(NamedTuple):
+    """Rows where their experts are."""
+
+    rows: Tensor
+    """[M, D], sorted by the experts that this process has."""
+    counts: list[int]
+    """Rows of each of them."""
+    combine: Callable[[Tensor], Tensor]
+    """Takes the experts' outputs of those rows [M, D], and gives what they add up to by token, each times its
+    weight: [S, D]; 0 where there is none."""
+
+
 class Exchange(Protocol):
     """How rows reach the experts that this process has, and come back."""
 
-    def dispatch(self, x: Tensor, routing: Routing) -> tuple[Tensor, list[int]]:
-        """Tokens x [S, D] as rows [M, D], sorted by the experts here, and the number of rows of each."""
-        ...
-
-    def combine(self, rows: Tensor, routing: Routing) -> Tensor:
-        """Outputs of those rows, each times its weight, added up by token: [S, D]; 0 where there is none."""
+    def dispatch(self, x: Tensor, routing: Routing) -> Dispatched:
+        """Bring tokens x [S, D] to their experts."""
         ...
 
 
 class Local:
     """All experts are in this process."""
 
-    def dispatch(self, x: Tensor, routing: Routing) -> tuple[Tensor, list[int]]:
-        """Gather x [S, D] to [N, D]."""
-        return gather_rows(x, routing.token), routing.counts.tolist()
+    def dispatch(self, x: Tensor, routing: Routing) -> Dispatched:
+        """Gather rows of x [S, D], and later add them up."""
 
-    def combine(self, rows: Tensor, routing: Routing) -> Tensor:
-        """Add rows [N, D] up to [S, D]."""
-        return add_rows(rows, routing.weight, routing.token, routing.tokens)
+        def combine(rows: Tensor) -> Tensor:
+            return add_rows(rows, routing.weight, routing.token, routing.tokens)
+
+        return Dispatched(gather_rows(x, routing.token), routing.counts.tolist(), combine)
 
 
 def gather_rows(x: Tensor, token: Tensor) -> Tensor:

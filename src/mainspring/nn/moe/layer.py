@@ -50,8 +50,8 @@ class ExpertFeedForward(nn.Module):
         """
         flat = x.reshape(-1, x.shape[-1])
         gated = self.gate(flat, None if valid is None else valid.reshape(-1))
-        rows, counts = self.exchange.dispatch(flat, gated.routing)
-        out = self.exchange.combine(self.experts(rows, counts), gated.routing).view(x.shape)
+        rows, counts, combine = self.exchange.dispatch(flat, gated.routing)
+        out = combine(self.experts(rows, counts)).view(x.shape)
         if self.dense is not None and self.mix is not None:
             share = torch.softmax(self.mix(x), dim=-1)
             out = share[..., :1] * out + share[..., 1:] * self.dense(x)

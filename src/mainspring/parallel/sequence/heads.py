@@ -22,10 +22,8 @@ from mainspring.nn.attention import Here, Look, Sight
 from mainspring.nn.disentangled import DisentangledAttention, DistanceVectors, Relative
 from mainspring.nn.positions import Angles
 from mainspring.parallel.sequence.swap import swap, swap_back
-from mainspring.parallel.sequence.tokens import Peers, concatenated, join_tokens
-
-NAME = "tokens for heads"
-"""What the traffic is counted under."""
+from mainspring.parallel.sequence.tokens import concatenated, join_tokens
+from mainspring.parallel.tensor.operators import Line
 
 
 class ByHeads:
@@ -34,19 +32,19 @@ class ByHeads:
     Heads need not divide: the first ranks then have one more.
     """
 
-    def __init__(self, peers: Peers) -> None:
-        self.peers = peers
+    def __init__(self, line: Line) -> None:
+        self.line = line
         self._here = Here()
 
     def sight(self, look: Look, queries: TokenBatch, keys: TokenBatch | None = None) -> Sight:
         """Who sees whom of the whole rows, with the rotary angles of the tokens that are here."""
-        whole = concatenated(join_tokens(queries, self.peers))
-        others = None if keys is None else concatenated(join_tokens(keys, self.peers))
+        whole = concatenated(join_tokens(queries, self.line))
+        others = None if keys is None else concatenated(join_tokens(keys, self.line))
         sight = look(whole, others)
         if sight.angles is None:
             return sight
         share = queries.ids.shape[1]
-        own = slice(self.peers.rank * share, (self.peers.rank + 1) * share)
+        own = slice(self.line.index * share, (self.line.index + 1) * share)
         return replace(sight, angles=Angles(*(angle[:, own] for angle in sight.angles)))
 
     def attend(
@@ -68,7 +66,7 @@ class ByHeads:
             for name, given in (("mask", sight.mask), ("bias", sight.bias), ("lead_mask", sight.lead_mask))
         }
         y = self._here.attend(q, k, v, replace(sight, **heads), scale, dropout, factor)  # type: ignore[arg-type]
-        return swap_back(y, 1, 2, sizes, self.peers, NAME)
+        return swap_back(y, 1, 2, sizes, self.line)
 
     def by_distance(
         self, inner: DisentangledAttention, q: Tensor, k: Tensor, v: Tensor, vectors: DistanceVectors,
@@ -80,44 +78,44 @@ class ByHeads:
         start, stop = self._own(sizes)
         own = DistanceVectors(*(None if table is None else table[:, start:stop] for table in vectors))
         y = self._here.by_distance(inner, q, k, v, own, relative)
-        whole = swap_back(y.view(*y.shape[:2], stop - start, -1), 2, 1, sizes, self.peers, NAME)
+        whole = swap_back(y.view(*y.shape[:2], stop - start, -1), 2, 1, sizes, self.line)
         return whole.flatten(2)
 
     def first(self, hidden: Tensor) -> Tensor:
         """The first rank's first token of each row [B, 1, D], on all ranks."""
-        return first_token(hidden, self.peers)
+        return first_token(hidden, self.line)
 
     def _sizes(self, heads: int) -> list[int]:
-        each, more = divmod(heads, self.peers.size)
-        return [each + (rank < more) for rank in range(self.peers.size)]
+        each, more = divmod(heads, self.line.size)
+        return [each + (rank < more) for rank in range(self.line.size)]
 
     def _own(self, sizes: list[int]) -> tuple[int, int]:
-        start = sum(sizes[: self.peers.rank])
-        return start, start + sizes[self.peers.rank]
+        start = sum(sizes[: self.line.index])
+        return start, start + sizes[self.line.index]
 
     def _to_heads(self, x: Tensor, dim: int, sizes: list[int]) -> Tensor:
         """Heads are dimension `dim`, tokens the other of 1 and 2."""
-        return swap(x, dim, 3 - dim, sizes, self.peers, NAME)
+        return swap(x, dim, 3 - dim, sizes, self.line)
 
 
-def first_token(hidden: Tensor, peers: Peers) -> Tensor:
+def first_token(hidden: Tensor, line: Line) -> Tensor:
     """The first rank's first token of each row, on all ranks: hidden [B, t, D] -> [B, 1, D]."""
-    found: Tensor = _First.apply(hidden[:, :1], peers)  # type: ignore[no-untyped-call]
+    found: Tensor = _First.apply(hidden[:, :1], line)  # type: ignore[no-untyped-call]
     return found
 
 
 class _First(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, peers: Peers) -> Tensor:
-        ctx.peers = peers
+    def forward(ctx: Any, x: Tensor, line: Line) -> Tensor:
+        ctx.line = line
         found = x.clone(memory_format=torch.contiguous_format)
-        comm.broadcast(found, name="first tokens", group=peers.group, counter=peers.counter)
+        comm.broadcast(found, name="first tokens", group=line.group, counter=line.counter)
         return found
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        peers: Peers = ctx.peers
+        line: Line = ctx.line
         total = grad.clone(memory_format=torch.contiguous_format)
-        comm.all_reduce(total, name="first tokens", group=peers.group, counter=peers.counter)
-        return (total if peers.rank == 0 else torch.zeros_like(total)), None
+        comm.all_reduce(total, name="first tokens", group=line.group, counter=line.counter)
+        return (total if line.index == 0 else torch.zeros_like(total)), None

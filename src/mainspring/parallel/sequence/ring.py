@@ -25,10 +25,9 @@ from mainspring.data.batch import TokenBatch
 from mainspring.nn.attention import Look, Sight, gated_sight
 from mainspring.nn.disentangled import DisentangledAttention, DistanceVectors, Relative
 from mainspring.parallel.sequence.heads import first_token
-from mainspring.parallel.sequence.tokens import Peers, join_tokens
+from mainspring.parallel.sequence.tokens import join_tokens
+from mainspring.parallel.tensor.operators import Line
 
-NAME = "keys and values"
-"""What the traffic is counted under."""
 SCORES = 1 << 21
 """Scores worked on at once."""
 
@@ -36,14 +35,14 @@ SCORES = 1 << 21
 class Ring:
     """A `TokenSpread` in which keys and values go round."""
 
-    def __init__(self, peers: Peers) -> None:
-        self.peers = peers
+    def __init__(self, line: Line) -> None:
+        self.line = line
 
     def sight(self, look: Look, queries: TokenBatch, keys: TokenBatch | None = None) -> Sight:
         """Of the queries here: who sees whom of each rank's keys."""
         parts: list[Sight | None] = []
         angles = None
-        for share in join_tokens(queries if keys is None else keys, self.peers):
+        for share in join_tokens(queries if keys is None else keys, self.line):
             part = look(queries, share)
             angles = part.angles
             parts.append(None if _sees_nothing(part.mask) else part)
@@ -57,7 +56,7 @@ class Ring:
         masks = [None if part is None else gated_sight(part, factor).mask for part in sight.parts]
         seen = tuple(part is not None for part in sight.parts)
         seed = int(torch.randint(1 << 62, ())) if dropout else 0
-        how = _How(self.peers, seen, scale or 1 / math.sqrt(q.shape[-1]), dropout, seed)
+        how = _How(self.line, seen, scale or 1 / math.sqrt(q.shape[-1]), dropout, seed)
         mixed: Tensor = _RingAttention.apply(q, k, v, how, *masks)  # type: ignore[no-untyped-call]
         return mixed
 
@@ -70,12 +69,12 @@ class Ring:
 
     def first(self, hidden: Tensor) -> Tensor:
         """The first rank's first token of each row [B, 1, D], on all ranks."""
-        return first_token(hidden, self.peers)
+        return first_token(hidden, self.line)
 
 
 @dataclass(frozen=True)
 class _How:
-    peers: Peers
+    line: Line
     seen: tuple[bool, ...]
     scale: float
     dropout: float
@@ -85,15 +84,15 @@ class _How:
 class _RingAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, how: _How, *masks: Tensor | None) -> Tensor:
-        peers = how.peers
+        line = how.line
         with torch.autocast(q.device.type, enabled=False):
             q = q.contiguous()
             out = torch.zeros(*q.shape[:3], v.shape[3], dtype=torch.float32, device=q.device)
             total = torch.full(q.shape[:3], -math.inf, dtype=torch.float32, device=q.device)
             block = torch.stack([k, v])
-            for turn in range(peers.size):
-                source = (peers.rank - turn) % peers.size
-                passing = _Passing(block, peers) if turn + 1 < peers.size else None
+            for turn in range(line.size):
+                source = (line.index - turn) % line.size
+                passing = _Passing(block, line) if turn + 1 < line.size else None
                 if how.seen[source]:
                     for chunk, mixed, sums in _attend_block(q, block, masks[source], how, source):
                         _merge(out[:, :, chunk], total[:, :, chunk], mixed, sums)
@@ -109,7 +108,7 @@ class _RingAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out, total, *masks = ctx.saved_tensors
         how: _How = ctx.how
-        peers = how.peers
+        line = how.line
         by_masks: list[Tensor | None] = [
             torch.zeros_like(mask) if mask is not None and needed else None
             for mask, needed in zip(masks, ctx.needs_input_grad[4:], strict=True)
@@ -121,9 +120,9 @@ class _RingAttention(torch.autograd.Function):
             block = torch.stack([k, v])
             by_block = torch.zeros(block.shape, dtype=torch.float32, device=q.device)
             arriving: _Passing | None = None
-            for turn in range(peers.size):
-                source = (peers.rank - turn) % peers.size
-                passing = _Passing(block, peers) if turn + 1 < peers.size else None
+            for turn in range(line.size):
+                source = (line.index - turn) % line.size
+                passing = _Passing(block, line) if turn + 1 < line.size else None
                 share = torch.zeros_like(by_block) if turn else by_block
                 if how.seen[source]:
                     saved = (q, block, masks[source], total, grad, delta)
@@ -131,7 +130,7 @@ class _RingAttention(torch.autograd.Function):
                 if arriving is not None:
                     share += arriving.wait()
                 # Gradients go on with the block they are of; after the last turn, home.
-                arriving = _Passing(share, peers)
+                arriving = _Passing(share, line)
                 if passing is not None:
                     block = passing.wait()
             assert arriving is not None
@@ -142,14 +141,14 @@ class _RingAttention(torch.autograd.Function):
 class _Passing:
     """A tensor on its way to the next rank, and the one that comes from the rank before."""
 
-    def __init__(self, tensor: Tensor, peers: Peers) -> None:
-        after, before = (peers.rank + 1) % peers.size, (peers.rank - 1) % peers.size
+    def __init__(self, tensor: Tensor, line: Line) -> None:
+        after, before = (line.index + 1) % line.size, (line.index - 1) % line.size
         flat, self._came = tensor.view(-1), torch.empty_like(tensor)
         nothing = flat[:0]
-        outbox = [flat if rank == after else nothing for rank in range(peers.size)]
-        inbox = [self._came.view(-1) if rank == before else nothing for rank in range(peers.size)]
+        outbox = [flat if rank == after else nothing for rank in range(line.size)]
+        inbox = [self._came.view(-1) if rank == before else nothing for rank in range(line.size)]
         self._pending = comm.all_to_all(
-            inbox, outbox, name=NAME, largest=flat.numel(), group=peers.group, counter=peers.counter
+            inbox, outbox, name=line.name, largest=flat.numel(), group=line.group, counter=line.counter
         )
 
     def wait(self) -> Tensor:

@@ -12,7 +12,10 @@ from mainspring.parallel.mesh import Axes
 from mainspring.parallel.plan import Plan
 from mainspring.parallel.sequence.heads import ByHeads
 from mainspring.parallel.sequence.ring import Ring
-from mainspring.parallel.sequence.tokens import Peers
+from mainspring.parallel.tensor.operators import Line
+
+NAME = "sequence"
+"""What the traffic of attention is counted as."""
 
 
 def spread_sequence(model: nn.Module, axes: Axes, plan: Plan, counter: Counter) -> None:
@@ -27,8 +30,8 @@ def spread_sequence(model: nn.Module, axes: Axes, plan: Plan, counter: Counter) 
     if group is None:
         return
     check_sequence(model, plan)
-    peers = Peers(group, axes.index("sequence"), plan.sequence, counter)
-    spread: TokenSpread = ByHeads(peers) if plan.sequence_attention == "heads" else Ring(peers)
+    line = Line(group, axes.index("sequence"), plan.sequence, counter, NAME)
+    spread: TokenSpread = ByHeads(line) if plan.sequence_attention == "heads" else Ring(line)
     for module in model.modules():
         if isinstance(module, Transformer | SelfAttention | CrossAttention):
             module.spread = spread

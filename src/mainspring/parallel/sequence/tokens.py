@@ -8,30 +8,16 @@ Legend: B rows, T tokens, s ranks, t = T / s tokens here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 from mainspring import comm
 from mainspring.data.batch import IGNORE, TokenBatch
+from mainspring.parallel.tensor.operators import Line
 
 _NEEDED = ("ids", "pos", "rank", "probe", "doc", "valid")
 """What masks and positions are made of."""
-
-
-@dataclass(frozen=True)
-class Peers:
-    """The ranks that share rows with this one, in the order of their tokens."""
-
-    group: dist.ProcessGroup
-    rank: int
-    """Number of this one among them."""
-    size: int
-    counter: comm.Counter | None = None
-    """Told their traffic."""
 
 
 def split_tokens(batch: TokenBatch, index: int, size: int) -> TokenBatch:
@@ -53,13 +39,13 @@ def split_tokens(batch: TokenBatch, index: int, size: int) -> TokenBatch:
     return TokenBatch._make(None if t is None else t[:, here] for t in batch)
 
 
-def join_tokens(batch: TokenBatch, peers: Peers) -> list[TokenBatch]:
+def join_tokens(batch: TokenBatch, line: Line) -> list[TokenBatch]:
     """The shares [B, t] of all ranks, in their order, without types, languages and labels."""
     data = {name: t for name, t in batch._asdict().items() if name in _NEEDED and t is not None}
     mine = torch.stack([t.to(torch.int64) for t in data.values()])
-    every = torch.empty((peers.size, *mine.shape), dtype=torch.int64, device=mine.device)
+    every = torch.empty((line.size, *mine.shape), dtype=torch.int64, device=mine.device)
     for work in comm.all_gather(
-        every.view(-1), mine.view(-1), name="token data", group=peers.group, counter=peers.counter
+        every.view(-1), mine.view(-1), name="token data", group=line.group, counter=line.counter
     ):
         work.wait()
     kinds = [t.dtype for t in data.values()]

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from mainspring.comm import Counter
 from mainspring.nn.span import mark, mark_cut
 from mainspring.parallel.broadcast import broadcast_tensors
+from mainspring.parallel.mesh import copies_of
 from mainspring.parallel.plan import Plan
 from mainspring.parallel.precision import COMPUTE, Autocast, Precision
 from mainspring.parallel.strategy import Strategy, on_meta
@@ -34,7 +35,16 @@ from mainspring.parallel.zero.reduce import Reducer
 from mainspring.parallel.zero.region import zeros
 from mainspring.parallel.zero.scale import LossScaler
 from mainspring.parallel.zero.state import guard
-from mainspring.parallel.zero.unit import Row, Slot, Unit, find_units, give_pieces, put, trainable_rows
+from mainspring.parallel.zero.unit import (
+    Row,
+    Sharers,
+    Slot,
+    Unit,
+    find_units,
+    give_pieces,
+    put,
+    trainable_rows,
+)
 
 
 class Flat(Strategy):
@@ -47,6 +57,7 @@ class Flat(Strategy):
         counter: told the traffic.
         precision: of forward and backward; masters are fp32.
         reduce: how gradients of ranks are joined.
+        expert_group: the ranks that hold the same experts, where experts are spread over ranks.
         placement: where masters live.
     """
 
@@ -59,6 +70,7 @@ class Flat(Strategy):
         *,
         precision: Precision,
         reduce: Literal["mean", "sum"],
+        expert_group: dist.ProcessGroup | None = None,
         placement: Placement | None = None,
     ) -> None:
         super().__init__(model, plan, group, counter)
@@ -66,23 +78,22 @@ class Flat(Strategy):
         self.world = dist.get_world_size(group) if group is not None else 1
         self.placement = Resident() if placement is None else placement
         self.precision = precision
-        self.units = find_units(model, self.world, self.rank, precision)
+        # A rank's experts have seen the rows of all ranks that have the others: of a mean, its share.
+        factor = 1 / plan.expert if reduce == "mean" else 1.0
+        sharers = {"replicas": Sharers.of(group)}
+        if plan.expert > 1:
+            sharers["expert_replicas"] = Sharers.of(expert_group, factor)
+        self.units = find_units(model, lambda p: sharers[copies_of(p)], precision)
         self._lower = COMPUTE[precision] if precision != "fp32" else None
         self._stage = max(plan.zero, 1)
         self._sync = True
         self._in_backward = False
         self._task = -1
         self._entered: Unit | None = None
-        # Reductions wait for backward, gathers for the schedule: each needs an order of its own.
-        gathers = _twin(group)
-        self._gatherer = Gatherer(
-            gathers, self.rank, self.world, self.placement, counter, keep_copies=self._stage == 3
-        )
+        self._gatherer = Gatherer(self.units, self.placement, counter, keep_copies=self._stage == 3)
         rows = trainable_rows(self.units)
         self.scaler = LossScaler() if precision == "fp16" else None
-        self._reducer = Reducer(
-            rows, group, self.rank, self.world, reduce, self.placement, counter, self.scaler
-        )
+        self._reducer = Reducer(rows, group, reduce, self.placement, counter, self.scaler)
         self.handles: list[Any] = []
         if on_meta(model.parameters()):
             for row in self.rows:
@@ -166,8 +177,9 @@ class Flat(Strategy):
             parameter = module._parameters[leaf]
             assert parameter is not None
             row.view(whole, slot).copy_(parameter)
-        broadcast_tensors([whole], name="start", group=self.group, counter=self.counter)
-        self._give(row, row.own(whole, self.rank).clone())
+        if row.sharers.world > 1:
+            broadcast_tensors([whole], name="start", group=row.sharers.group, counter=self.counter)
+        self._give(row, row.own(whole).clone())
 
     def materialize(
         self, device: torch.device | str, init: Callable[[nn.Module], None], *, equal: bool, whole: bool
@@ -226,7 +238,7 @@ class Flat(Strategy):
                 put(module, leaf, piece)
 
     def _give(self, row: Row, flat: Tensor) -> None:
-        give_pieces(row, flat, self.rank)
+        give_pieces(row, flat)
 
     def _ready(self, row: Row) -> None:
         """A row has its values."""
@@ -400,13 +412,3 @@ class Flat(Strategy):
                 self._close(unit)
         self._reducer.finish()
         self._in_backward = False
-
-
-def _twin(group: dist.ProcessGroup | None) -> dist.ProcessGroup | None:
-    """A second group of the same ranks: its collectives have an order of their own."""
-    if group is None or dist.get_world_size(group) == 1:
-        return group
-    ranks = dist.get_process_group_ranks(group)
-    local = len(ranks) < dist.get_world_size()
-    twin: dist.ProcessGroup = dist.new_group(ranks, use_local_synchronization=local)
-    return twin

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Literal
 
-import torch.distributed as dist
 from torch import Tensor
 
 from mainspring import comm
@@ -30,25 +29,17 @@ class Gatherer:
     """Fills the rows of units from the shards of all ranks.
 
     Args:
-        group: the ranks; None where there is one.
-        rank: of this process in the group.
-        world: its size.
+        units: all of them.
         placement: where masters are.
         counter: told the traffic, under "parameters".
         keep_copies: whether 16-bit copies of shards are to be gathered again before the next step.
     """
 
     def __init__(
-        self,
-        group: dist.ProcessGroup | None,
-        rank: int,
-        world: int,
-        placement: Placement,
-        counter: Counter,
-        *,
-        keep_copies: bool,
+        self, units: Iterable[Unit], placement: Placement, counter: Counter, *, keep_copies: bool
     ) -> None:
-        self.group, self.rank, self.world = group, rank, world
+        self._talks = any(row.sharers.world > 1 for unit in units for row in unit.rows)
+        """Whether other ranks are needed."""
         self.placement, self.counter = placement, counter
         self._keep_copies = keep_copies
         self._due: deque[Unit] = deque()
@@ -67,7 +58,7 @@ class Gatherer:
         others = []
         while unit in self._due:
             head = self._due.popleft()
-            if self.world > 1:
+            if self._talks:
                 self._start(head)
                 self._finish(head)
                 if head is not unit:
@@ -80,7 +71,7 @@ class Gatherer:
     def prefetch(self) -> None:
         """Start on the next unit that is due, and tell the placement of the one after it."""
         ahead = list(islice(self._due, 2))
-        if ahead and self.world > 1:
+        if ahead and self._talks:
             self._start(ahead.pop(0))
         for unit in ahead:
             for row in unit.rows:
@@ -88,7 +79,7 @@ class Gatherer:
 
     def end(self, discard: Callable[[Unit], None]) -> None:
         """The forward or backward is over: take part in what is left, and `discard` it."""
-        while self._due and self.world > 1:
+        while self._due and self._talks:
             head = self._due.popleft()
             wanted = head.ready
             self._start(head)
@@ -104,13 +95,14 @@ class Gatherer:
         for row in unit.rows:
             region = row.open()
             whole = region.take()
-            own = row.own(whole, self.rank)
+            own, sharers = row.own(whole), row.sharers
             self._fill(row.shard, own)
-            if self.world > 1:
+            if sharers.world > 1:
                 where = unit.name or "the root"
                 name = f"gather {where} {self._phase}"
-                works += comm.all_gather(whole, own, name=name, group=self.group)
-                self.counter.add("parameters", "all_gather", whole.numel() * whole.element_size(), self.world)
+                works += comm.all_gather(whole, own, name=name, group=sharers.gathers)
+                payload = whole.numel() * whole.element_size()
+                self.counter.add("parameters", "all_gather", payload, sharers.world)
         self._under_way[unit] = works
 
     def _fill(self, shard: Shard, own: Tensor) -> None:

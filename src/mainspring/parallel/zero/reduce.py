@@ -27,9 +27,7 @@ class Reducer:
 
     Args:
         rows: with their units, in the order of reduction; the same on every rank.
-        group: the ranks; None where there is one.
-        rank: of this process in the group.
-        world: its size.
+        group: the ranks that go through the model together; None where there is one.
         reduce: how the gradients of ranks are joined.
         placement: where the reduced gradients stay.
         counter: told the traffic, under "gradients" and "flags".
@@ -40,8 +38,6 @@ class Reducer:
         self,
         rows: list[tuple[Unit, Row]],
         group: dist.ProcessGroup | None,
-        rank: int,
-        world: int,
         reduce: Literal["mean", "sum"],
         placement: Placement,
         counter: Counter,
@@ -49,7 +45,8 @@ class Reducer:
     ) -> None:
         self.rows = rows
         self.scaler = scaler
-        self._group, self._rank, self._world, self._op = group, rank, world, reduce
+        self._group, self._op = group, reduce
+        self._world = 1 if group is None else dist.get_world_size(group)
         self._placement, self._counter = placement, counter
         self._next = 0
         self._send = True
@@ -141,12 +138,13 @@ class Reducer:
             whole = self._buffer(row).copy_(whole)
         row.sum = None
         own, work = whole, None
-        if self._world > 1:
+        sharers = row.sharers
+        if sharers.world > 1:
             own = torch.empty(row.layout.part, dtype=whole.dtype, device=whole.device)
             where = f"reduce {unit.name or 'the root'}"
-            work = comm.reduce_scatter(own, whole, name=where, op=self._op, group=self._group)
+            work = comm.reduce_scatter(own, whole, name=where, op=self._op, group=sharers.group)
             payload = whole.numel() * whole.element_size()
-            self._counter.add("gradients", "reduce_scatter", payload, self._world)
+            self._counter.add("gradients", "reduce_scatter", payload, sharers.world)
         self._next += 1
         row.sum, self._sums[row] = whole, own
         self._open.append((row, own, work))
@@ -161,6 +159,8 @@ class Reducer:
         if row.sum is not own:
             self._spare.setdefault((row.sum.dtype, row.sum.device), []).append(row.sum)
         row.sum = None
+        if row.sharers.factor != 1.0:
+            own.mul_(row.sharers.factor)
         if self.scaler is not None:
             own = own.float().div_(self.scaler.scale)
         self._sums[row] = self._placement.keep(row.shard, own, _held(row))

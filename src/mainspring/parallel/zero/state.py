@@ -135,12 +135,13 @@ def _gather(engine: Flat, row: Row) -> Tensor:
     with engine.placement.opened(shard, write=False):
         own = shard.flat.to(row.device)
         whole = torch.empty(row.layout.padded, dtype=shard.dtype, device=row.device)
-        if engine.world == 1:
+        if row.sharers.world == 1:
             return whole.copy_(own)
         name = f"state of {shard.name or 'the root'}"
-        for work in comm.all_gather(whole, own, name=name, group=engine.group):
+        for work in comm.all_gather(whole, own, name=name, group=row.sharers.group):
             work.wait()
-    engine.counter.add("state", "all_gather", whole.numel() * whole.element_size(), engine.world)
+    payload = whole.numel() * whole.element_size()
+    engine.counter.add("state", "all_gather", payload, row.sharers.world)
     return whole
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from mainspring.nn.span import Cut, cut_of, mark, mark_cut
@@ -18,6 +19,29 @@ from mainspring.parallel.zero.region import Region
 
 Place = tuple[nn.Module, str]
 """A module and the name of a parameter in it."""
+
+
+@dataclass(frozen=True)
+class Sharers:
+    """The ranks between which rows are cut."""
+
+    group: dist.ProcessGroup | None = None
+    """None where there is one."""
+    gathers: dist.ProcessGroup | None = None
+    """The same ranks: reductions wait for backward, gathers for the schedule, so each has its own order."""
+    rank: int = 0
+    """Which of them this one is."""
+    world: int = 1
+    """How many there are."""
+    factor: float = 1.0
+    """What their reduced gradients are multiplied by."""
+
+    @classmethod
+    def of(cls, group: dist.ProcessGroup | None, factor: float = 1.0) -> Sharers:
+        """The ranks of a group; every rank of it calls this."""
+        if group is None:
+            return cls(factor=factor)
+        return cls(group, _twin(group), dist.get_rank(group), dist.get_world_size(group), factor)
 
 
 @dataclass(eq=False)
@@ -50,6 +74,7 @@ class Row:
     layout: Layout
     slots: list[Slot]
     device: torch.device
+    sharers: Sharers
     region: Region | None = None
     """The gathered row [padded], in the dtype of computation."""
     pending: int = 0
@@ -65,9 +90,9 @@ class Row:
         shape = self.layout.shapes[slot.index]
         return flat[start : start + shape.numel()].view(shape)
 
-    def own(self, flat: Tensor, rank: int) -> Tensor:
-        """The part [part] of `rank` in a row [padded]."""
-        return flat[rank * self.layout.part :][: self.layout.part]
+    def own(self, flat: Tensor) -> Tensor:
+        """The part [part] of this rank in a row [padded]."""
+        return flat[self.sharers.rank * self.layout.part :][: self.layout.part]
 
     def open(self) -> Region:
         """The gathered row's memory, made when it is first asked for."""
@@ -123,7 +148,7 @@ def put(module: nn.Module, leaf: str, parameter: nn.Parameter) -> None:
         module._parameters[leaf] = parameter
 
 
-def find_units(model: nn.Module, world: int, rank: int, precision: Precision) -> list[Unit]:
+def find_units(model: nn.Module, sharers_of: Callable[[Tensor], Sharers], precision: Precision) -> list[Unit]:
     """The root and its blocks, with rows laid out and pieces on meta; the model is not changed."""
     names = {id(module): name for name, module in model.named_modules()}
     modules = [model, *(b for b in shardable_blocks(model) if b is not model)]
@@ -141,14 +166,15 @@ def find_units(model: nn.Module, world: int, rank: int, precision: Precision) ->
                 first.setdefault(id(parameter), f"{prefix}.{leaf}" if prefix else leaf)
                 parameters[id(parameter)] = parameter
     units = [Unit(names[id(module)], module, index) for index, module in enumerate(modules)]
-    groups: dict[int, dict[tuple[torch.dtype, torch.device, bool], list[int]]] = defaultdict(dict)
+    Kind = tuple[torch.dtype, torch.device, bool, Sharers]
+    groups: dict[int, dict[Kind, list[int]]] = defaultdict(dict)
     for key, parameter in parameters.items():
-        kind = (parameter.dtype, parameter.device, parameter.requires_grad)
+        kind = (parameter.dtype, parameter.device, parameter.requires_grad, sharers_of(parameter))
         groups[owner[key]].setdefault(kind, []).append(key)
     for index, kinds in sorted(groups.items()):
-        for number, ((dtype, device, trainable), keys) in enumerate(kinds.items()):
-            unit = units[index]
-            layout = Layout.of([parameters[key].shape for key in keys], world)
+        for number, ((dtype, device, trainable, sharers), keys) in enumerate(kinds.items()):
+            unit, rank = units[index], sharers.rank
+            layout = Layout.of([parameters[key].shape for key in keys], sharers.world)
             pieces = [_piece(layout, i, rank, trainable) for i in range(len(keys))]
             lowered = dtype.is_floating_point and precision != "fp32"
             shard = Shard(
@@ -168,17 +194,17 @@ def find_units(model: nn.Module, world: int, rank: int, precision: Precision) ->
                 Slot(first[key], places[key], i, pieces[i], cut_of(parameters[key]))
                 for i, key in enumerate(keys)
             ]
-            unit.rows.append(Row(shard, layout, slots, device))
+            unit.rows.append(Row(shard, layout, slots, device, sharers))
     return units
 
 
-def give_pieces(row: Row, flat: Tensor, rank: int) -> None:
+def give_pieces(row: Row, flat: Tensor) -> None:
     """Make the pieces of a row views of `flat` [part] and put them in the model."""
     shard = row.shard
     shard.flat = flat
     for number, slot in enumerate(row.slots):
         piece = nn.Parameter(flat[shard.places[number]], requires_grad=slot.piece.requires_grad)
-        mark(mark_cut(piece, slot.cut), row.layout.span(number, rank))
+        mark(mark_cut(piece, slot.cut), row.layout.span(number, row.sharers.rank))
         piece.grad_dtype = None  # 16-bit gradients of fp32 masters
         shard.pieces[number] = slot.piece = piece
         for module, leaf in slot.places:
@@ -195,6 +221,16 @@ def trainable_rows(units: Iterable[Unit]) -> list[tuple[Unit, Row]]:
         for row in unit.rows
         if any(slot.piece.requires_grad for slot in row.slots)
     ]
+
+
+def _twin(group: dist.ProcessGroup) -> dist.ProcessGroup:
+    """A second group of the same ranks: its collectives have an order of their own."""
+    if dist.get_world_size(group) == 1:
+        return group
+    ranks = dist.get_process_group_ranks(group)
+    local = len(ranks) < dist.get_world_size()
+    twin: dist.ProcessGroup = dist.new_group(ranks, use_local_synchronization=local)
+    return twin
 
 
 def _piece(layout: Layout, index: int, rank: int, trainable: bool) -> nn.Parameter:
