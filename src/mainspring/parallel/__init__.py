@@ -14,6 +14,7 @@ from mainspring.parallel.api import (
     traffic,
 )
 from mainspring.parallel.mesh import Axes
+from mainspring.parallel.micro_batches import accumulate, has_results, measure
 from mainspring.parallel.plan import Plan
 from mainspring.parallel.world import World
 from mainspring.parallel.zero import Shard
@@ -23,12 +24,15 @@ __all__ = [
     "Plan",
     "Shard",
     "World",
+    "accumulate",
     "apply",
     "axes_of",
     "clip_grad_norm",
     "full_state",
+    "has_results",
     "loss_scaler",
     "materialize",
+    "measure",
     "no_sync",
     "settle",
     "sharded_state",

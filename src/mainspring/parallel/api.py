@@ -19,6 +19,7 @@ from mainspring.errors import PlanError
 from mainspring.nn.span import cut_of, span_of
 from mainspring.parallel.expert import spread_experts
 from mainspring.parallel.mesh import UNBUILT, Axes, copies_of
+from mainspring.parallel.pipeline import keep_stages, open_pipeline
 from mainspring.parallel.places import place
 from mainspring.parallel.plan import Plan
 from mainspring.parallel.precision import Autocast, Precision
@@ -27,6 +28,7 @@ from mainspring.parallel.sequence import spread_sequence
 from mainspring.parallel.shard import Sharded
 from mainspring.parallel.strategy import Replicated, Strategy, remember, strategy_of
 from mainspring.parallel.tensor import cut_tensors
+from mainspring.parallel.whole import named_tensors, own_tensors, whole
 from mainspring.parallel.zero import state
 from mainspring.parallel.zero.engine import Flat
 from mainspring.parallel.zero.placement import Placement, Shard
@@ -76,6 +78,7 @@ def apply(
             raise PlanError(f"plan.{axis} = {getattr(plan, axis)} cannot be carried out yet; set it to 1")
     axes = Axes.of(plan) if axes is None else axes
     counter = Counter() if counter is None else counter
+    kept = keep_stages(model, axes, plan) if plan.pipeline > 1 else None
     if plan.tensor > 1:
         cut_tensors(model, axes, plan, counter)
     if plan.expert > 1:
@@ -86,6 +89,11 @@ def apply(
     group = axes.group("replicas")
     alone = group is None
     placement = place(plan) if placement is None else placement
+    if precision == "fp16" and kept is not None:
+        raise PlanError(
+            "fp16 scales the loss, which the last stage of a pipeline alone has, and looks for overflows on "
+            'the data ranks of one stage; use precision = "bf16", or pipeline = 1'
+        )
     strategy: Strategy
     flat = plan.zero > 0 and plan.backend == "flat" and (not alone or precision == "fp16")
     if precision == "fp16" and not (flat or placement is not None):
@@ -111,6 +119,8 @@ def apply(
     else:
         strategy = Sharded(model, plan, group, counter, precision=precision, reduce=reduce)
     strategy.axes = axes
+    if kept is not None:
+        strategy.pipeline = open_pipeline(model, kept, plan, axes, counter, strategy.no_sync)
     if precision == "bf16" and not isinstance(strategy, Sharded | Flat):
         Autocast(model)
     remember(model, strategy)
@@ -169,12 +179,13 @@ def loss_scaler(model: nn.Module) -> LossScaler | None:
 def sharded_state(model: nn.Module) -> dict[str, Tensor]:
     """What this rank holds of each tensor of `model`, by name; it shares memory with the model.
 
-    Of flat shards 1-D pieces (perhaps of 0 elements) with a `span`, DTensors on FSDP2, else the state dict.
+    Of flat shards 1-D pieces (perhaps of 0 elements) with a `span`, DTensors on FSDP2, else plain tensors;
+    each under its first name, and with a `cut` where other ranks have more of it (`mainspring.nn.span`).
     """
     strategy = strategy_of(model)
     if isinstance(strategy, Flat):
         return state.sharded_state(strategy)
-    return dict(model.state_dict())
+    return own_tensors(model)
 
 
 def full_state(model: nn.Module, rank0_only: bool = True) -> dict[str, Tensor]:
@@ -186,15 +197,19 @@ def full_state(model: nn.Module, rank0_only: bool = True) -> dict[str, Tensor]:
         model: sharded or not.
         rank0_only: other ranks get {} and need no memory for it.
     """
-    strategy = strategy_of(model)
+    strategy, axes = strategy_of(model), axes_of(model)
+    keep = not rank0_only or axes.rank == 0
+
+    def join(box: Tensor) -> Tensor:
+        return whole(box, axes, strategy.counter)
+
     if isinstance(strategy, Flat):
-        return state.full_state(strategy, rank0_only)
-    main = not rank0_only or not dist.is_initialized() or dist.get_rank() == 0
+        return state.full_state(strategy, join, keep)
     found = {}
-    for name, tensor in model.state_dict().items():
-        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        if main:
-            found[name] = whole.detach().to("cpu", copy=True)
+    for name, tensor in named_tensors(model):
+        joined = join(tensor)
+        if keep:
+            found[name] = joined.detach().to("cpu", copy=True)
     return found
 
 

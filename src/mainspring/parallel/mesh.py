@@ -28,7 +28,7 @@ _JOINED: dict[str, tuple[str, ...]] = {
     "expert_replicas": ("expert_data", "sequence"),
 }
 
-UNBUILT: tuple[str, ...] = ("pipeline",)
+UNBUILT: tuple[str, ...] = ()
 """Axes that `apply` cannot spread a model along yet."""
 
 

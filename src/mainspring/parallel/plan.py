@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from mainspring.config import Section
 
@@ -34,8 +34,11 @@ class Plan(Section):
     pipeline_schedule: Literal["gpipe", "1f1b", "interleaved", "zero_bubble"] = "1f1b"
     """In which order a rank of a pipeline goes forward and backward."""
     pipeline_chunks: int = Field(1, ge=1)
-    """Separate runs of layers that a rank of a pipeline holds; more than one where the schedule is
-    interleaved or zero_bubble."""
+    """Separate runs of layers that a rank of a pipeline holds: one with gpipe and 1f1b, several with
+    interleaved, either with zero_bubble."""
+    pipeline_blocks: tuple[PositiveInt, ...] | None = None
+    """Layers of each stage, in the order of computation (pipeline * pipeline_chunks numbers; stage s is on
+    rank s mod pipeline); null shares them out so that the costliest stage costs least."""
     expert: int = Field(1, ge=1)
     """Data ranks between which the experts of a layer are spread."""
     zero: Literal[0, 1, 2, 3] = 0
@@ -66,13 +69,41 @@ class Plan(Section):
             )
         if self.tensor_sequence and self.tensor == 1:
             raise ValueError("tensor_sequence goes with tensor > 1; it is 1")
-        if (self.pipeline_chunks > 1) != (self.pipeline_schedule in ("interleaved", "zero_bubble")):
-            raise ValueError(
-                f'pipeline_schedule = "{self.pipeline_schedule}", pipeline_chunks = {self.pipeline_chunks}: '
-                "interleaved and zero_bubble need at least 2 chunks a rank, gpipe and 1f1b have 1"
-            )
         if self.backend == "fsdp2" and (self.world > self.data * self.sequence or self.expert > 1):
             raise ValueError('backend = "fsdp2" knows the data axis only; use backend = "flat"')
+        return self
+
+    @model_validator(mode="after")
+    def _pipeline_can_be_run(self) -> Self:
+        schedule, chunks, blocks = self.pipeline_schedule, self.pipeline_chunks, self.pipeline_blocks
+        if (schedule in ("gpipe", "1f1b") and chunks > 1) or (schedule == "interleaved" and chunks == 1):
+            raise ValueError(
+                f'pipeline_schedule = "{schedule}", pipeline_chunks = {chunks}: gpipe and 1f1b have 1 chunk '
+                "a rank, interleaved has at least 2; zero_bubble takes any"
+            )
+        if blocks is not None and len(blocks) != self.pipeline * chunks:
+            raise ValueError(
+                f"pipeline_blocks has {len(blocks)} numbers and the plan {self.pipeline * chunks} stages "
+                f"(pipeline = {self.pipeline}, pipeline_chunks = {chunks}); give one for each"
+            )
+        if self.pipeline == 1:
+            return self
+        split = schedule == "zero_bubble"
+        if split and self.zero > 1:
+            raise ValueError(
+                f"zero = {self.zero} reduces gradients after each backward, and zero_bubble puts half of it "
+                "off; set zero = 1, or use 1f1b"
+            )
+        if self.zero == 3 and chunks > 1:
+            raise ValueError(
+                f"zero = 3 gathers all of a rank's layers for each of its {chunks} chunks, {chunks} times "
+                'what it gathers for one; set zero to 1 or 2, or pipeline_schedule = "1f1b"'
+            )
+        if split and self.remat:
+            raise ValueError(
+                "remat computes a block again each time backward enters it, and zero_bubble enters it once "
+                'for every matrix; use pipeline_schedule = "1f1b"'
+            )
         return self
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,9 @@ from mainspring.parallel.broadcast import broadcast_tensors
 from mainspring.parallel.mesh import Axes, copies_of
 from mainspring.parallel.plan import Plan
 from mainspring.parallel.replicate import GradientReducer
+
+if TYPE_CHECKING:
+    from mainspring.parallel.pipeline.run import Pipeline
 
 KEY = "_mainspring_strategy"
 """Where a model has its strategy, past `nn.Module.__setattr__`."""
@@ -32,6 +35,8 @@ class Strategy:
         self.model, self.plan, self.group, self.counter = model, plan, group, counter
         self.axes: Axes | None = None
         """Where this rank stands in the plan's mesh; None of a model without a plan."""
+        self.pipeline: Pipeline | None = None
+        """Its part in a pipeline; None where it has the whole model."""
 
     def no_sync(self) -> AbstractContextManager[None]:
         """A context for the backward passes of a step before its last."""

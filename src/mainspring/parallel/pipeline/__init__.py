@@ -1,0 +1,44 @@
+"""Layers over ranks, one stage after another; micro-batches follow one another through them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from mainspring.comm import Counter
+from mainspring.parallel.mesh import Axes
+from mainspring.parallel.pipeline.keep import Kept, keep_stages
+from mainspring.parallel.plan import Plan
+
+if TYPE_CHECKING:
+    from mainspring.parallel.pipeline.run import Pipeline
+
+__all__ = ["Kept", "keep_stages", "open_pipeline"]
+
+
+def open_pipeline(
+    model: nn.Module,
+    kept: Kept,
+    plan: Plan,
+    axes: Axes,
+    counter: Counter,
+    no_sync: Callable[[], AbstractContextManager[None]],
+) -> Pipeline:
+    """This rank's part in a pipeline; torch's schedules are imported only where there is one.
+
+    Args:
+        model: of which it has its stages.
+        kept: what it has.
+        plan: with the schedule.
+        axes: with the ranks of the pipeline.
+        counter: told what is sent.
+        no_sync: context of backward passes before a step's last.
+    """
+    from mainspring.parallel.pipeline.run import Pipeline
+
+    group = axes.group("pipeline")
+    assert group is not None, "a pipeline of one rank"
+    return Pipeline(model, kept, plan, group, counter, no_sync)
