@@ -13,6 +13,8 @@ from mainspring.data.training_rows import TrainingRows
 from mainspring.errors import ConfigError
 from mainspring.objectives import ComparesTexts, Objective, Views
 from mainspring.objectives.config import reads_pairs
+from mainspring.parallel.mesh import Axes
+from mainspring.parallel.sequence import split_tokens
 from mainspring.planner import Batch
 from mainspring.train.recipe import Recipe
 
@@ -25,21 +27,21 @@ class Feed:
         data: where it lies.
         objective: makes the views.
         batch: how the global batch is cut.
-        rank: of so many data ranks as the batch was cut for.
+        axes: where this rank stands; of what its data rank reads it takes its sequence rank's tokens.
     """
 
     def __init__(
-        self, recipe: Recipe, data: TokenData, objective: Objective, batch: Batch, rank: int
+        self, recipe: Recipe, data: TokenData, objective: Objective, batch: Batch, axes: Axes
     ) -> None:
         self._seed = recipe.train.seed
         self._rows = rows_of_run(recipe, data)
         self._objective = objective
         self._batch = batch
-        self._rank = rank
+        self._axes = axes
 
     def micro_batches(self, step: int) -> list[Views]:
         """This rank's share of step `step` (counted from 0), in micro-batches."""
-        first = step * self._batch.rows + self._rank * self._batch.rows_per_rank
+        first = step * self._batch.rows + self._axes.index("data") * self._batch.rows_per_rank
         end = first + self._batch.rows_per_rank
         size = self._batch.micro_rows
         return [self._views(start, min(start + size, end)) for start in range(first, end, size)]
@@ -48,7 +50,13 @@ class Feed:
         objective, rows = self._objective, self._rows
         others = isinstance(objective, ComparesTexts) and objective.wants_elsewhere
         batch = rows.batch_with_others(start, stop) if others else rows.batch(start, stop)
-        return objective.build(batch, row_generators(self._seed, start, stop))
+        return own_tokens(objective.build(batch, row_generators(self._seed, start, stop)), self._axes)
+
+
+def own_tokens(views: Views, axes: Axes) -> Views:
+    """What of each view's rows is this sequence rank's."""
+    index, size = axes.index("sequence"), axes.size("sequence")
+    return views if size == 1 else {name: split_tokens(view, index, size) for name, view in views.items()}
 
 
 def rows_of_run(recipe: Recipe, data: TokenData) -> TrainingRows:

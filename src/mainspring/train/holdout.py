@@ -17,6 +17,7 @@ from mainspring.data.loader import holdout_batch, holdout_count, row_generators
 from mainspring.objectives import CausalLM, Objective
 from mainspring.objectives.base import labelled
 from mainspring.train.events import Evaluated
+from mainspring.train.feed import own_tokens
 
 
 def score(
@@ -65,7 +66,7 @@ def score(
                 start = starts[index % len(starts)]
                 stop = min(start + rows, total)
                 batch = holdout_batch(data, seq_len, start, stop)
-                views = objective.build(batch, row_generators(0, start, stop))
+                views = own_tokens(objective.build(batch, row_generators(0, start, stop)), axes)
                 losses = objective.loss(model, {k: v.to(device) for k, v in views.items()})
                 name, loss = next(iter(losses.items()))
                 if index < len(starts):

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from mainspring import models, objectives, optim, parallel, planner
 from mainspring.config import parse
 from mainspring.data.dataset import TokenData
-from mainspring.errors import DataError
+from mainspring.errors import DataError, PlanError
 from mainspring.nn import Transformer, TransformerConfig, initialize
 from mainspring.objectives import Evolves, Objective, Vocabulary
 from mainspring.parallel import World
@@ -25,6 +25,8 @@ from mainspring.train.disk import try_disk
 from mainspring.train.events import DiskTried
 from mainspring.train.recipe import Recipe
 from mainspring.train.source import Weights, read_weights
+
+_COMPARE_ROWS = ("xlco", "unicoder")
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,11 @@ def prepare(
         UsageError: the recipe cannot be carried out: data, batch, plan or memory do not fit.
         DiskError: the folder of the disk tier has too little room, or is of no use.
     """
+    if recipe.plan.sequence > 1 and recipe.objective.kind in _COMPARE_ROWS:
+        raise PlanError(
+            f"objective.kind = {recipe.objective.kind!r} compares whole rows by their first tokens, and "
+            f"plan.sequence = {recipe.plan.sequence} cuts rows; set plan.sequence = 1"
+        )
     data = TokenData.open(recipe.data.path)
     config = models.resolve(recipe.model, data.vocab_size)
     objective = objectives.build(recipe.objective, Vocabulary.of_tokenizer(data.tokenizer))
@@ -106,7 +113,7 @@ def prepare(
         tried(try_disk(recipe.plan, recipe.train.precision, world, estimate))
     weights = None if resumes else _weights(recipe, data)
     model, drawn = _model(recipe, config, objective, world, weights)
-    optimizer = optim.build(model, recipe.optim)
+    optimizer = optim.build(model, recipe.optim, join=parallel.piece_sum(model))
     return Setup(recipe, data, config, objective, batch, model, optimizer, machine, estimate, drawn)
 
 

@@ -189,8 +189,8 @@ class Trainer:
     def _loop(self, setup: Setup, saver: checkpoint.Saver, stop: StopRequest) -> bool:
         """Do the steps that are left; True if a signal ended it before the last."""
         train = self.recipe.train
-        rank = parallel.axes_of(setup.model).index("data")
-        feed = Feed(self.recipe, setup.data, setup.objective, setup.batch, rank)
+        axes = parallel.axes_of(setup.model)
+        feed = Feed(self.recipe, setup.data, setup.objective, setup.batch, axes)
         step = Step(
             setup.model, setup.objective, self.recipe.optim.clip, self.world.device, setup.config.experts
         )
@@ -204,7 +204,8 @@ class Trainer:
             if train.eval_every and (last or self._step % train.eval_every == 0):
                 self._evaluate(setup)
             if last or outcome.stop or (train.checkpoint_every and self._step % train.checkpoint_every == 0):
-                self._settle(saver.start(self._step, self._tensors(setup), self._state(setup)))
+                replica = axes.index("replicas"), axes.size("replicas")
+                self._settle(saver.start(self._step, self._tensors(setup), self._state(setup), replica))
             else:
                 self._settle(saver.poll())
             if outcome.stop and not last:

@@ -1,8 +1,9 @@
 """Which boxes of a logical tensor this process holds, whatever way the tensor is sharded.
 
-A plain tensor is one box, and so is a DTensor's shard. A piece of a flat shard is a run of elements in
-row-major order (`mainspring.nn.span`): the end of a row, whole rows, the beginning of a row, and so in each
-dim, at most 2 d - 1 boxes in d dims. Each box of a run is a run itself, so none is copied.
+A plain tensor is one box, and so is a DTensor's shard, or a parameter of which tensor or expert parallelism
+has cut dimensions. A piece of a flat shard is a run of elements in row-major order (`mainspring.nn.span`), of
+the whole or of such a box: the end of a row, whole rows, the beginning of a row, and so in each dim, at most
+2 d - 1 boxes in d dims. Each box of a run is a run itself, so none is copied.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from mainspring.errors import CheckpointError
-from mainspring.nn.span import Span, logical_shape, span_of
+from mainspring.nn.span import Cut, Span, cut_of, logical_shape, span_of
 from mainspring.train.checkpoint.tiers import Tier
 
 
@@ -82,24 +83,27 @@ def held(name: str, tensor: Leaf) -> Held:
         return tensor
     if not isinstance(tensor, Tensor):
         raise CheckpointError(f"{name}: only tensors can be saved as slices, not a {type(tensor).__name__}")
-    shape, span = logical_shape(tensor), span_of(tensor)
+    shape, span, cut = logical_shape(tensor), span_of(tensor), cut_of(tensor)
     if span is not None:
         _check_storage(name, tensor)
-        return held_piece(span, tensor.dtype, tensor.detach)
-    found = _of_dtensor(tensor) if isinstance(tensor, DTensor) else [_of_plain(tensor.detach())]
+        return held_piece(span, cut, tensor.dtype, tensor.detach)
+    found = _of_dtensor(tensor) if isinstance(tensor, DTensor) else [_of_plain(tensor.detach(), cut)]
     kept = tuple(box for box in found if box.numel or not shape.numel())
     for box in kept:
         _check_storage(name, box.data)
     return Held(shape, tensor.dtype, kept)
 
 
-def held_piece(span: Span, dtype: torch.dtype, read: Callable[[], Tensor], tier: Tier | None = None) -> Held:
-    """A piece whose elements [span.numel] `read` gives, while `tier` is open if there is one."""
+def held_piece(
+    span: Span, cut: Cut | None, dtype: torch.dtype, read: Callable[[], Tensor], tier: Tier | None = None
+) -> Held:
+    """A piece (of a box, where there is a cut) whose elements [span.numel] `read` gives, while `tier` is open
+    if there is one."""
     found, at = [], 0
     for offsets, sizes in flat_boxes(span.shape, span.start, span.stop):
-        found.append(Box(offsets, sizes, partial(_part, read, at, sizes)))
+        found.append(Box(_moved(offsets, cut), sizes, partial(_part, read, at, sizes)))
         at += math.prod(sizes)
-    return Held(span.shape, dtype, tuple(found), tier)
+    return Held(span.shape if cut is None else cut.shape, dtype, tuple(found), tier)
 
 
 def flat_boxes(
@@ -149,8 +153,15 @@ def _of_dtensor(tensor: DTensor) -> list[Box]:
     return [Box(tuple(offsets), tuple(sizes), lambda: local)]
 
 
-def _of_plain(tensor: Tensor) -> Box:
-    return Box((0,) * tensor.ndim, tuple(tensor.shape), lambda: tensor)
+def _of_plain(tensor: Tensor, cut: Cut | None) -> Box:
+    return Box(_moved((0,) * tensor.ndim, cut), tuple(tensor.shape), lambda: tensor)
+
+
+def _moved(offsets: tuple[int, ...], cut: Cut | None) -> tuple[int, ...]:
+    """Where something of a box is in the whole."""
+    if cut is None:
+        return offsets
+    return tuple(a + b for a, b in zip(offsets, cut.offsets, strict=True))
 
 
 def _part(read: Callable[[], Tensor], start: int, sizes: tuple[int, ...]) -> Tensor:

@@ -52,14 +52,26 @@ class Saver:
             sweep(folder)
         self._running: tuple[int, Future[Path], Thread | None] | None = None
 
-    def start(self, step: int, tensors: Mapping[str, Leaf], run: Mapping[str, Any]) -> Outcome | None:
+    def start(
+        self,
+        step: int,
+        tensors: Mapping[str, Leaf],
+        run: Mapping[str, Any],
+        replica: tuple[int, int] | None = None,
+    ) -> Outcome | None:
         """Copy this rank's part of the tensors and begin to write it; returns the outcome of the save before,
         which it waits for.
 
-        Tensors that are neither sharded nor pieces have to be the same on all ranks.
+        Args:
+            step: of which the state is.
+            tensors: this rank's; those that are neither sharded nor cut are the same on all replicas.
+            run: what else the checkpoint says.
+            replica: which replica this rank is, of how many (None: every rank is one).
         """
         before = self.wait()
-        staged = stage(tensors, self.group)
+        if replica is None:
+            replica = (0, 1) if self.group is None else (dist.get_rank(self.group), self.group.size())
+        staged = stage(tensors, *replica)
         future: Future[Path] = Future()
 
         def work() -> None:

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from mainspring import parallel
 from mainspring.errors import CheckpointError, few
-from mainspring.nn.span import Span, logical_shape, mark, span_of
+from mainspring.nn.span import Span, cut_of, logical_shape, mark, mark_cut, span_of
 from mainspring.train.checkpoint.boxes import Box, Held, Leaf, held_piece
 from mainspring.train.checkpoint.manifest import DTYPES, Entry, Manifest
 from mainspring.train.checkpoint.tiers import tiers
@@ -45,14 +45,15 @@ def run_state(model: nn.Module, optimizer: Optimizer | None, *, empty: bool = Fa
         result |= optimizer_state(model, optimizer, empty=empty)
     for tier in away:
         for name, piece in zip(tier.shard.names, tier.shard.pieces, strict=True):
-            result[MODEL + name] = held_piece(_span(piece), piece.dtype, partial(_same, piece), tier)
+            span, cut = _span(piece), cut_of(piece)
+            result[MODEL + name] = held_piece(span, cut, piece.dtype, partial(_same, piece), tier)
             for key, value in optimizer.state.get(piece, {}).items() if optimizer is not None else ():
                 place = f"{OPTIMIZER}{name}.{key}"
                 if place in result:
                     assert optimizer is not None
                     read = partial(_value, optimizer, piece, key)
                     if value.shape == piece.shape:
-                        result[place] = held_piece(_span(piece), value.dtype, read, tier)
+                        result[place] = held_piece(span, cut, value.dtype, read, tier)
                     else:
                         box = Box((0,) * value.ndim, tuple(value.shape), read)
                         result[place] = Held(value.shape, value.dtype, (box,), tier)
@@ -61,16 +62,8 @@ def run_state(model: nn.Module, optimizer: Optimizer | None, *, empty: bool = Fa
 
 def model_state(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and persistent buffers under their logical names; a shared tensor once, under its first
-    name. What of a parameter is only a piece is marked as that (`mainspring.nn.span`)."""
-    if parallel.shards(model):
-        return {MODEL + name: tensor for name, tensor in parallel.sharded_state(model).items()}
-    named: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            named[MODEL + name] = _marked_as(tensor, tensor.detach())
-    return named
+    name. What is only a part of a parameter is marked as that (`mainspring.nn.span`)."""
+    return {MODEL + name: tensor for name, tensor in parallel.sharded_state(model).items()}
 
 
 def optimizer_state(model: nn.Module, optimizer: Optimizer, *, empty: bool = False) -> dict[str, Tensor]:
@@ -182,8 +175,9 @@ def _value(optimizer: Optimizer, piece: nn.Parameter, key: str) -> Tensor:
 
 
 def _marked_as(parameter: Tensor, value: Tensor) -> Tensor:
-    """Mark a value that has an element for each of a parameter's as the piece that the parameter is."""
-    span = span_of(parameter)
-    if span is not None and value.shape == parameter.shape:
-        mark(value, span)
+    """Mark a value that has an element for each of a parameter's as the part that the parameter is."""
+    if value.shape == parameter.shape:
+        if (span := span_of(parameter)) is not None:
+            mark(value, span)
+        mark_cut(value, cut_of(parameter))
     return value
