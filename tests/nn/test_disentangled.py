@@ -176,6 +176,13 @@ def test_the_operator_is_what_compilers_need():
     torch.library.opcheck(kernel.relative_attention, (*given, blocked, kept, True))
 
 
+@pytest.mark.parametrize("length", [8, 256, 512])
+def test_scores_turned(length):
+    scores = torch.randn(2, 1, length, length).to(torch.bfloat16)
+    assert torch.equal(kernel._turned(scores), scores.transpose(2, 3))
+    assert kernel._turned(scores).is_contiguous()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_large_products_take_the_fast_path(dtype):
     """Sizes at which products go through oneDNN: the same as picking pairs in double precision."""

@@ -7,7 +7,9 @@ from torch._subclasses import FakeTensorMode
 from torch.profiler import profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from mainspring.nn.linear import Linear, linear
+from mainspring.nn.config import TransformerConfig
+from mainspring.nn.feed_forward import FeedForward, activate
+from mainspring.nn.linear import Linear, linear, linear_activated
 
 
 def ran_fast(call):
@@ -119,3 +121,40 @@ def test_survives_a_compiler():
         compiled(x, w, b).sum().backward()
     products = [event.count for event in seen.key_averages() if "mkldnn::_linear_pointwise" in event.key]
     assert sum(products) == 3
+
+
+@pytest.mark.parametrize("kind", ["gelu", "gelu_tanh", "relu"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_activation_within_the_product(kind, dtype):
+    x, w, b = (t.detach().to(dtype) for t in operands())
+    with torch.no_grad():
+        assert ran_fast(lambda: linear_activated(x, w, b, kind)) or dtype != torch.float32
+        got = linear_activated(x, w, b, kind)
+        if got is None:  # a processor without products in bf16
+            return
+        want = activate(kind)(F.linear(x.double(), w.double(), b.double()))
+    assert got.dtype == dtype
+    if dtype == torch.float32:
+        torch.testing.assert_close(got.double(), want, atol=1e-4, rtol=1e-5)
+    else:
+        torch.testing.assert_close(got, want.to(dtype), atol=1e-2, rtol=1e-2)
+
+
+def test_activation_apart_where_it_must_be():
+    x, w, b = operands()
+    assert linear_activated(x, w, b, "gelu") is None  # a gradient is wanted
+    with torch.no_grad():
+        assert linear_activated(x, w, b, "swiglu") is None
+        assert linear_activated(x[:1, :1], w, b, "gelu") is None  # too small
+
+
+def test_feed_forward_within_the_product_equals_apart():
+    layer = FeedForward(TransformerConfig(d_model=64, n_heads=2, n_layers=1, d_ff=256, vocab_size=11))
+    x = torch.randn(2, 64, 64, generator=torch.Generator().manual_seed(0))
+    want = layer(x).detach()
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), want, atol=1e-5, rtol=1e-5)
+        seen = []
+        layer.up.register_forward_hook(lambda module, inputs, output: seen.append(output))
+        layer(x)
+    torch.testing.assert_close(seen[0], layer.up(x))  # hooks see the plain map

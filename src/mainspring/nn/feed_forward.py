@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mainspring.nn.config import Activation, TransformerConfig
-from mainspring.nn.linear import Closing, Linear
+from mainspring.nn.linear import Closing, Linear, linear_activated
 from mainspring.nn.peers import ALONE, Along, Peers
 
 
@@ -64,5 +64,13 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, T, D] -> [B, T, D]."""
-        out: Tensor = self.down(apply_activation(self.activation, self.up(self.peers.enter(x))))
+        out: Tensor = self.down(self._activated(self.peers.enter(x)))
         return out
+
+    def _activated(self, x: Tensor) -> Tensor:
+        up = self.up
+        if type(up) is Linear and not (up._forward_hooks or up._forward_pre_hooks):  # hooks see the plain map
+            inner = linear_activated(x, up.weight, up.bias, self.activation)
+            if inner is not None:
+                return inner
+        return apply_activation(self.activation, up(x))

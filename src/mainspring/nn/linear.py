@@ -64,7 +64,37 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.linear(x, weight, bias)
 
 
-def _suits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+def linear_activated(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor | None:
+    """`linear` and a pointwise function of its result in one operator, for inference on CPU.
+
+    oneDNN applies the function to sums that it still has in registers: a pass over memory less, and in
+    16 bits a rounding less.
+
+    Args:
+        x: [..., in].
+        weight: [out, in].
+        bias: [out], or none.
+        activation: a name of `mainspring.nn.config.Activation`.
+
+    Returns:
+        [..., out]; None where there is no such operator, or a gradient is wanted.
+    """
+    post = _ACTIVATED.get(activation)
+    if post is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return None
+    sixteen = x.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if not _suits(x, weight, bias, torch.bfloat16 if sixteen else torch.float32):
+        return None
+    name, algorithm = post
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm)
+    return result
+
+
+_ACTIVATED = {"gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "tanh"), "relu": ("relu", "")}
+"""oneDNN's names of activations, and of their algorithms."""
+
+
+def _suits(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype = torch.float32) -> bool:
     if x.numel() * weight.shape[0] < SMALLEST:
         return False
     operands = (x, weight) if bias is None else (x, weight, bias)
@@ -72,7 +102,7 @@ def _suits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     plain = all(type(t) in (Tensor, nn.Parameter) and t.device.type == "cpu" for t in operands)
     return (
         plain
-        and all(t.dtype == torch.float32 for t in operands)
+        and all(t.dtype == dtype for t in operands)
         and bool(torch.backends.mkldnn.enabled)
         and torch._C._has_mkldnn
         and not torch.is_autocast_enabled("cpu")

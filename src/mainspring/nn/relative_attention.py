@@ -23,7 +23,7 @@ from mainspring.nn.products import multiply, one_at_a_time
 BLOCK = {256: 64, 1 << 62: 128}
 """Tokens of a block, by the most tokens of a row: wider ones refer to more distances in vain, narrower ones
 make small products."""
-PIECE = {"cpu": 1 << 21}
+PIECE = {"cpu": 1 << 22}
 """Bytes of the scores worked on at once: they stay near a core. Elsewhere: all."""
 
 
@@ -102,8 +102,7 @@ def relative_attention_backward(
         if falling is not None:
             _differentiate_term(by_scores, q[piece], falling[heads], by_q[piece], by_falling[heads])
         if rising is not None:
-            turned = by_scores.transpose(2, 3)
-            _differentiate_term(turned, k[piece], rising[heads], by_k[piece], by_rising[heads])
+            _differentiate_term(_turned(by_scores), k[piece], rising[heads], by_k[piece], by_rising[heads])
     return by_q, by_k, by_v, by_falling, by_rising
 
 
@@ -192,10 +191,20 @@ def _differentiate_term(
         if spread is None or spread.shape[1] != blocks.shape[1]:
             # Distances without a pair have no gradient, and are the same ones for every block.
             spread = table.new_zeros(*blocks.shape[:2], near.shape[1])
-        _diagonals(spread, rows, stop - start, length).copy_(by_scores[:, :, start:stop].contiguous())
+        _diagonals(spread, rows, stop - start, length).copy_(by_scores[:, :, start:stop])
         by_block = multiply(spread, near.transpose(1, 2))
         by_tokens[:, :, start:stop] += by_block.view(-1, rows, stop - start, width)
         by_table[:, window] += multiply(spread.transpose(1, 2), blocks.transpose(1, 2))
+
+
+def _turned(scores: Tensor) -> Tensor:
+    """Scores [h, b, T, T] with queries and keys exchanged, contiguous."""
+    length = scores.shape[3]
+    if length * scores.element_size() % 1024 == 0:
+        # Elements below one another would share a few sets of the cache: copied from rows of another length,
+        # they take half the time.
+        scores = scores.new_empty(*scores.shape[:3], length + 32)[..., :length].copy_(scores)
+    return scores.transpose(2, 3).contiguous()
 
 
 def _multiply(a: Tensor, b: Tensor) -> Tensor:
