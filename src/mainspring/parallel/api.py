@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager
 from typing import Literal, TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -28,6 +27,7 @@ from mainspring.parallel.sequence import spread_sequence
 from mainspring.parallel.shard import Sharded
 from mainspring.parallel.strategy import Replicated, Strategy, remember, strategy_of
 from mainspring.parallel.tensor import cut_tensors
+from mainspring.parallel.whole import named_tensors, own_tensors, whole
 from mainspring.parallel.zero import state
 from mainspring.parallel.zero.engine import Flat
 from mainspring.parallel.zero.placement import Placement, Shard
@@ -178,12 +178,13 @@ def loss_scaler(model: nn.Module) -> LossScaler | None:
 def sharded_state(model: nn.Module) -> dict[str, Tensor]:
     """What this rank holds of each tensor of `model`, by name; it shares memory with the model.
 
-    Of flat shards 1-D pieces (perhaps of 0 elements) with a `span`, DTensors on FSDP2, else the state dict.
+    Of flat shards 1-D pieces (perhaps of 0 elements) with a `span`, DTensors on FSDP2, else plain tensors;
+    each under its first name, and with a `cut` where other ranks have more of it (`mainspring.nn.span`).
     """
     strategy = strategy_of(model)
     if isinstance(strategy, Flat):
         return state.sharded_state(strategy)
-    return dict(model.state_dict())
+    return own_tensors(model)
 
 
 def full_state(model: nn.Module, rank0_only: bool = True) -> dict[str, Tensor]:
@@ -195,15 +196,19 @@ def full_state(model: nn.Module, rank0_only: bool = True) -> dict[str, Tensor]:
         model: sharded or not.
         rank0_only: other ranks get {} and need no memory for it.
     """
-    strategy = strategy_of(model)
+    strategy, axes = strategy_of(model), axes_of(model)
+    keep = not rank0_only or axes.rank == 0
+
+    def join(box: Tensor) -> Tensor:
+        return whole(box, axes, strategy.counter)
+
     if isinstance(strategy, Flat):
-        return state.full_state(strategy, rank0_only)
-    main = not rank0_only or not dist.is_initialized() or dist.get_rank() == 0
+        return state.full_state(strategy, join, keep)
     found = {}
-    for name, tensor in model.state_dict().items():
-        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        if main:
-            found[name] = whole.detach().to("cpu", copy=True)
+    for name, tensor in named_tensors(model):
+        joined = join(tensor)
+        if keep:
+            found[name] = joined.detach().to("cpu", copy=True)
     return found
 
 

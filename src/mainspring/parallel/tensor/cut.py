@@ -64,6 +64,7 @@ def cut_tensors(model: nn.Module, axes: Axes, plan: Plan, counter: comm.Counter)
     ranks = Ranks(line, plan.tensor_sequence)
     for _, module, path, along in found:
         cut_parameter(module.get_parameter(path), along, line)
+    guard(model)
     words = replace(line, name=VOCABULARY)
     every: list[Any] = list(model.modules())
     for module in every:
@@ -88,6 +89,33 @@ def cut_parameter(parameter: Tensor, along: Along, line: Line) -> None:
     part = parameter.narrow(along.dim, start, stop - start)
     parameter.data = part.clone(memory_format=torch.contiguous_format)
     mark_cut(parameter, cut.narrow(along.dim, start, stop - start, "tensor"))
+
+
+def guard(model: nn.Module) -> None:
+    """Make `state_dict` of a cut model refuse, for it would be partial, and `load_state_dict` take whole
+    tensors."""
+    for module in model.modules():
+        if any(cut_of(parameter) is not None for parameter in module.parameters(recurse=False)):
+            any_module: Any = module  # torch leaves the types of these hooks out
+            any_module.register_state_dict_pre_hook(_refuse)
+            any_module.register_load_state_dict_pre_hook(_take_part)
+
+
+def _refuse(module: nn.Module, prefix: str, keep_vars: bool) -> None:
+    raise PlanError(
+        "this model's parameters are cut over ranks: a rank has a part of each. Use "
+        "parallel.full_state(model) for whole tensors (every rank calls it), parallel.sharded_state(model) for "
+        "this rank's parts, or train.checkpoint.save"
+    )
+
+
+def _take_part(
+    module: nn.Module, state: dict[str, Any], prefix: str, metadata: dict[str, Any], *_: Any
+) -> None:
+    for leaf, parameter in module._parameters.items():
+        value, cut = state.get(prefix + leaf), None if parameter is None else cut_of(parameter)
+        if cut is not None and isinstance(value, Tensor) and value.shape == cut.shape:
+            state[prefix + leaf] = cut.of(value)
 
 
 def share_chance(line: Line) -> None:

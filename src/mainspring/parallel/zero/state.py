@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +13,7 @@ from mainspring import comm
 from mainspring.errors import PlanError
 from mainspring.nn.span import mark, mark_cut, span_of
 from mainspring.parallel.strategy import KEY
+from mainspring.parallel.whole import named_tensors
 from mainspring.parallel.zero.unit import Row
 
 if TYPE_CHECKING:
@@ -36,33 +37,34 @@ def sharded_state(engine: Flat) -> dict[str, Tensor]:
         for slot, span in zip(row.slots, row.shard.spans, strict=True):
             found[slot.name] = piece = slot.piece.detach()
             mark(mark_cut(piece, slot.cut), span)
-    for prefix, module in engine.model.named_modules():
-        for leaf, buffer in _kept_buffers(module):
-            found[f"{prefix}.{leaf}" if prefix else leaf] = buffer
+    buffers = {id(buffer) for buffer in engine.model.buffers()}
+    found.update((n, t.detach()) for n, t in named_tensors(engine.model) if id(t) in buffers)
     return found
 
 
 @torch.no_grad()
-def full_state(engine: Flat, rank0_only: bool = True) -> dict[str, Tensor]:
-    """All tensors, whole, on the CPU, gathered row by row; with `rank0_only` {} on other ranks."""
-    keep = engine.rank == 0 or not rank0_only
+def full_state(engine: Flat, join: Callable[[Tensor], Tensor], keep: bool) -> dict[str, Tensor]:
+    """All tensors, whole, on the CPU, gathered row by row; {} where they are not kept.
+
+    Args:
+        engine: the model.
+        join: makes a whole tensor of a box that is marked with its cut; every rank calls it.
+        keep: whether this rank wants them.
+    """
     found: dict[int, Tensor] = {}
     for row in engine.rows:
         whole = _gather(engine, row)
-        for slot in row.slots if keep else ():
-            found[id(slot.piece)] = row.view(whole, slot).to("cpu", copy=True)
+        for slot in row.slots:
+            joined = join(mark_cut(row.view(whole, slot), slot.cut))
+            if keep:
+                found[id(slot.piece)] = joined.to("cpu", copy=True)
     if not keep:
         return {}
     engine.settle()  # so that the model shows its pieces
-    state: dict[str, Tensor] = {}
-    for prefix, module in engine.model.named_modules():
-        dot = f"{prefix}." if prefix else ""
-        for leaf, parameter in module._parameters.items():
-            if parameter is not None:
-                state[dot + leaf] = found[id(parameter)]
-        for leaf, buffer in _kept_buffers(module):
-            state[dot + leaf] = buffer.to("cpu", copy=True)
-    return state
+    return {
+        name: found[id(t)] if id(t) in found else t.detach().to("cpu", copy=True)
+        for name, t in named_tensors(engine.model)
+    }
 
 
 def guard(engine: Flat) -> None:
@@ -115,6 +117,7 @@ def _plain_copy(engine: Flat, memo: dict[int, Any]) -> nn.Module:
         whole = _gather(engine, row)
         for slot in row.slots:
             full = nn.Parameter(row.view(whole, slot).clone(), requires_grad=slot.piece.requires_grad)
+            mark_cut(full, slot.cut)
             memo[id(slot.piece)] = full
     other = type(model).__new__(type(model))
     memo[id(model)] = other
@@ -143,9 +146,3 @@ def _gather(engine: Flat, row: Row) -> Tensor:
     payload = whole.numel() * whole.element_size()
     engine.counter.add("state", "all_gather", payload, row.sharers.world)
     return whole
-
-
-def _kept_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    for leaf, buffer in module._buffers.items():
-        if buffer is not None and leaf not in module._non_persistent_buffers_set:
-            yield leaf, buffer.detach()
