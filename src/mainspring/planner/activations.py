@@ -11,7 +11,6 @@ a row.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,7 +43,7 @@ class LayerBytes:
     """What a layer keeps for each token, by what shares it."""
 
     stream: float
-    """In the width of the model: every tensor rank keeps it, unless they share the sequence."""
+    """In the width of the model: every tensor rank keeps it, unless they share the tokens."""
     inner: float
     """In the width of heads and of the feed-forward: tensor ranks share it."""
     scores: float
@@ -124,8 +123,10 @@ def kept_bytes(
     *,
     kept: Kept = "all",
     tensor: int = 1,
-    pipeline: int = 1,
-    in_flight: int = 1,
+    tensor_sequence: bool = False,
+    blocks: int | None = None,
+    ends: float = 1.0,
+    in_flight: float = 1,
     cuda: bool = False,
 ) -> float:
     """Bytes of activations that a rank keeps for each token of a row (logits apart).
@@ -136,10 +137,11 @@ def kept_bytes(
         numerics: how bfloat16 is used.
         kept: with "input" a layer keeps its input alone, and one layer at a time is there in full; with
             "selective" it leaves out the scores.
-        tensor: ranks that share each layer, and between them the sequence.
-        pipeline: stages; the fullest has ceil(layers / stages) layers and the embeddings.
-        in_flight: micro-batches of which a stage keeps activations (one forward, one backward:
-            min(stages, micro-batches)).
+        tensor: ranks that share each layer's products.
+        tensor_sequence: between products they share the tokens, too.
+        blocks: layers that the rank has; None: all.
+        ends: part of what goes before the first layer and after the last that it has.
+        in_flight: micro-batches of which it keeps activations (`schedule.in_flight`).
         cuda: on a GPU rather than a CPU.
     """
     stacks = (
@@ -148,16 +150,17 @@ def kept_bytes(
         else [(config.n_layers, False)]
     )
     depth = sum(count for count, _ in stacks)
-    share = math.ceil(depth / pipeline) / depth
-    head = head_bytes(config, numerics, cuda=cuda) / tensor
+    share = 1.0 if blocks is None else blocks / depth
+    stream = tensor if tensor_sequence else 1
+    head = ends * head_bytes(config, numerics, cuda=cuda) / stream
     full = most = 0.0
     for count, cross in stacks:
         layer = layer_parts(config, seq_len, numerics, cross=cross, cuda=cuda)
-        size = (layer.total - (layer.scores if kept == "selective" else 0.0)) / tensor
-        full += count * share * size
-        most = max(most, layer.total / tensor)
+        scores = layer.scores if kept != "selective" else 0.0
+        full += count * share * (layer.stream / stream + (layer.inner + scores) / tensor)
+        most = max(most, layer.stream / stream + (layer.inner + layer.scores) / tensor)
     if kept == "input":
-        inputs = depth * share * config.d_model * Widths.of(numerics).residual / tensor
+        inputs = depth * share * config.d_model * Widths.of(numerics).residual / stream
         return in_flight * (head + inputs) + most
     again = most if kept == "selective" and keeps_scores(config) else 0.0
     return in_flight * (head + full) + again

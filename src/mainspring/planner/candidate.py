@@ -8,6 +8,7 @@ from typing import Any, Literal
 from mainspring.parallel.mesh import UNBUILT
 from mainspring.parallel.plan import Plan
 from mainspring.planner.published import Kept
+from mainspring.planner.schedule import Schedule
 
 Offload = Literal["none", "host", "disk"]
 Backend = Literal["flat", "fsdp2"]
@@ -26,13 +27,21 @@ class Candidate:
     data: int = 1
     """Ranks that each take a share of the batch."""
     tensor: int = 1
-    """Ranks that share every layer's products, and between them the sequence (Korthikanti et al. 2022)."""
+    """Ranks that share every layer's products."""
+    tensor_sequence: bool = False
+    """They also share the tokens of what lies between (Korthikanti et al. 2022)."""
     pipeline: int = 1
-    """Stages that each hold some of the layers (one forward, one backward, with a flush)."""
+    """Stages that each hold some of the layers."""
+    schedule: Schedule = "1f1b"
+    """In which order a stage goes forward and backward; all have a flush at the end of a step."""
+    chunks: int = 1
+    """Separate runs of layers that a stage holds."""
     expert: int = 1
     """Data ranks among which the experts are spread."""
     sequence: int = 1
-    """Ranks that share the tokens of a row, and change to heads for attention (Ulysses)."""
+    """Ranks that share the tokens of a row."""
+    attention: Literal["heads", "ring"] = "heads"
+    """With "heads" they change to heads for attention (Ulysses); with "ring" keys and values go round."""
     zero: int = 0
     """ZeRO stage over the data and sequence ranks."""
     kept: Kept = "all"
@@ -68,9 +77,13 @@ class Candidate:
         return cls(
             data=plan.data,
             tensor=plan.tensor,
+            tensor_sequence=plan.tensor_sequence,
             pipeline=plan.pipeline,
+            schedule=plan.pipeline_schedule,
+            chunks=plan.pipeline_chunks,
             expert=plan.expert,
             sequence=plan.sequence,
+            attention=plan.sequence_attention,
             zero=plan.zero if plan.world > 1 or plan.offload != "none" else 0,
             kept="input" if plan.remat else "all",
             offload=plan.offload,
@@ -100,8 +113,12 @@ class Candidate:
             "offload_ratio": self.ratio,
             "offload_folder": FOLDER if self.offload == "disk" else None,
         }
-        for axis in ("tensor", "pipeline", "expert", "sequence"):
+        for axis in ("tensor", "tensor_sequence", "pipeline", "expert", "sequence"):
             values[axis] = getattr(self, axis)
+        if self.pipeline > 1:
+            values |= {"pipeline_schedule": self.schedule, "pipeline_chunks": self.chunks}
+        if self.sequence > 1:
+            values["sequence_attention"] = self.attention
         return Plan(**values)
 
     def overrides(self) -> str:
@@ -110,6 +127,14 @@ class Candidate:
         for axis in ("tensor", "pipeline", "expert", "sequence"):
             if getattr(self, axis) > 1:
                 shown.append(f"plan.{axis}={getattr(self, axis)}")
+        if self.tensor_sequence:
+            shown.append("plan.tensor_sequence=true")
+        if self.pipeline > 1 and self.schedule != "1f1b":
+            shown.append(f"plan.pipeline_schedule={self.schedule}")
+        if self.chunks > 1:
+            shown.append(f"plan.pipeline_chunks={self.chunks}")
+        if self.sequence > 1 and self.attention != "heads":
+            shown.append(f"plan.sequence_attention={self.attention}")
         shown.append(f"plan.zero={self.zero}")
         if self.kept != "all":
             shown.append("plan.remat=true" if self.kept == "input" else "(selective recomputation)")

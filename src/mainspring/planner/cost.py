@@ -4,21 +4,22 @@ Bytes that are counted: parameters, gradients, optimizer states, activations tha
 of the passage (logits and their gradients, gathered units, rows of gradients under way); `fragmentation` is
 the allocator's slack on what comes and goes, and `runtime` what is taken before any tensor.
 
-Time follows Narayanan et al. 2021 (arXiv 2104.04473, sections 2 and 3): compute, stretched by the bubble of
-the pipeline (stages - 1) / micro-batches, then what communication does not hide behind it.
+Time follows Narayanan et al. 2021 (arXiv 2104.04473, sections 2 and 3): compute of the slowest stage, the
+bubble of the pipeline (`schedule`), then what communication does not hide behind them (`traffic`).
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from mainspring.parallel.precision import Precision
 from mainspring.planner.activations import Numerics, Widths, kept_bytes, logit_bytes, working_bytes
 from mainspring.planner.candidate import Candidate
 from mainspring.planner.device import LARGE, Device
-from mainspring.planner.inventory import Inventory
+from mainspring.planner.inventory import Inventory, Stage
+from mainspring.planner.schedule import bubble, in_flight
 from mainspring.planner.states import FP32, States, state_bytes
+from mainspring.planner.traffic import Traffic, exposed
 from mainspring.planner.work import Pass, Work
 
 PASSES = 6
@@ -80,7 +81,7 @@ def numerics_of(candidate: Candidate, precision: Precision) -> Numerics:
     if precision == "fp32":
         return "fp32"
     sharded = candidate.zero > 0 and (candidate.replicas > 1 or candidate.offload != "none")
-    return "bf16" if sharded or candidate.tensor * candidate.pipeline > 1 else "autocast"
+    return "bf16" if sharded else "autocast"
 
 
 def cost(
@@ -96,26 +97,29 @@ def cost(
         precision: of forward and backward.
     """
     numerics = numerics_of(candidate, precision)
-    states = _bytes(inventory, work, candidate, device, numerics)
+    stages = inventory.stages(candidate.pipeline, candidate.chunks)
+    ends = sorted({0, len(stages) - 1})  # between them a rank has less of everything
+    held = [_bytes(inventory, work, candidate, device, numerics, stage) for stage in ends]
+    states = max(held, key=lambda one: sum(one.device.values()))
     rows = candidate.data * candidate.micro_rows * candidate.accumulation
-    compute = _Compute(work, candidate, device, precision, numerics)
-    bubble = (candidate.pipeline - 1) / candidate.accumulation * compute.total
-    traffic = dict.fromkeys(("node", "network", "host", "disk"), 0.0)
-    exposed = _communication(inventory, work, candidate, device, numerics, compute.backward, traffic)
-    optimizer, offload = _update(inventory, candidate, device, numerics, traffic)
+    compute = _Compute(work, candidate, device, precision, numerics, stages)
+    traffic = Traffic(inventory, work, candidate, device, numerics)
+    fullest = stages[ends[held.index(states)]]
+    communication = exposed(traffic, fullest, candidate, device, numerics, backward=compute.backward)
+    optimizer, offload = _update(fullest, candidate, device, numerics, traffic.sent)
     return Cost(
         device_bytes=states.device,
         host_bytes=states.host,
         disk_bytes=states.disk,
         flops=rows * work.flops(),
         flops_done=rows * work.flops(again=candidate.remat),
-        traffic=traffic,
+        traffic=traffic.sent,
         seconds={
             "matrix products": compute.products,
             "other compute": compute.between,
-            "pipeline bubble": bubble,
+            "pipeline bubble": compute.bubble,
             "optimizer": optimizer,
-            "communication": exposed,
+            "communication": communication,
             "offload": offload,
         },
         tokens=rows * work.seq_len,
@@ -123,15 +127,19 @@ def cost(
 
 
 def _bytes(
-    inventory: Inventory, work: Work, candidate: Candidate, device: Device, numerics: Numerics
+    inventory: Inventory, work: Work, candidate: Candidate, device: Device, numerics: Numerics, index: int
 ) -> States:
+    """Of the ranks of a stage."""
     cuda = device.kind == "cuda"
+    stage = inventory.stages(candidate.pipeline, candidate.chunks)[index]
     matrices = 0
     if numerics == "autocast":
         layers, head, _ = work.main.forward_flops
         matrices = round((layers + head / max(work.main.predicted, 1e-9)) / 2 / work.main.seq_len)
-    states = state_bytes(inventory, candidate, numerics, matrices=matrices)
-    in_flight = min(candidate.pipeline, candidate.accumulation)
+    states = state_bytes(inventory, candidate, numerics, matrices=matrices, stage=index)
+    flying = in_flight(
+        candidate.schedule, candidate.pipeline, candidate.chunks, candidate.accumulation, index
+    )
     kept, passing = [], []
     for one in work.passes:
         tokens = candidate.micro_rows * one.seq_len / candidate.sequence
@@ -141,12 +149,14 @@ def _bytes(
             numerics,
             kept=candidate.kept,
             tensor=candidate.tensor,
-            pipeline=candidate.pipeline,
-            in_flight=in_flight,
+            tensor_sequence=candidate.tensor_sequence,
+            blocks=None if candidate.pipeline == 1 else stage.blocks,
+            ends=(stage.first + stage.last) / 2,
+            in_flight=flying if candidate.pipeline > 1 else 1,
             cuda=cuda,
         )
         kept.append(tokens * size if one.backward else 0.0)
-        logits = one.predicted * logit_bytes(one.config, numerics) / candidate.tensor
+        logits = one.predicted * logit_bytes(one.config, numerics) / candidate.tensor if stage.last else 0.0
         around = working_bytes(one.config, numerics, cuda=cuda) / candidate.tensor
         passing.append(tokens * (logits + around))
     together = candidate.backend == "fsdp2" and candidate.zero == 1 and candidate.replicas > 1
@@ -163,128 +173,86 @@ def _bytes(
 
 
 class _Compute:
-    """Seconds of a rank's forward and backward passes of a step."""
+    """Seconds of the slowest stage's forward and backward passes of a step."""
 
     def __init__(
-        self, work: Work, candidate: Candidate, device: Device, precision: Precision, numerics: Numerics
+        self,
+        work: Work,
+        candidate: Candidate,
+        device: Device,
+        precision: Precision,
+        numerics: Numerics,
+        stages: tuple[Stage, ...],
     ) -> None:
-        split = candidate.tensor * candidate.pipeline * candidate.sequence
+        self.backward = 0.0
         rows = candidate.micro_rows * candidate.accumulation
-        self.products = self.between = self.backward = 0.0
-        scale = rows / split * device.compute_scale.get(precision, 1.0)
+        scale = rows / (candidate.tensor * candidate.sequence) * device.compute_scale.get(precision, 1.0)
+        # (products, between) of all layers, and of what follows the last.
+        layers, head = [0.0, 0.0], [0.0, 0.0]
         for one in work.passes:
-            products = scale * self._products(one, candidate, device, precision)
-            between = scale * self._between(one, candidate, device, numerics)
-            self.products += products
-            self.between += between
-            self.backward += (products + between) * (2 / 3 if one.backward else 0.0)
-
-    @property
-    def total(self) -> float:
-        return self.products + self.between
+            for where, found in (
+                (layers, self._layers(one, candidate, device, precision, numerics)),
+                (head, self._head(one, candidate, device, precision, numerics)),
+            ):
+                for index, seconds in enumerate(found):
+                    where[index] += scale * seconds
+        depth = sum(stage.blocks for stage in stages)
+        parts = [
+            tuple(
+                a * (stage.blocks / depth if len(stages) > 1 else 1) + b * stage.last
+                for a, b in zip(layers, head, strict=True)
+            )
+            for stage in stages
+        ]
+        slowest = max(parts, key=sum)
+        self.products, self.between = slowest
+        self.backward = 2 / 3 * sum(slowest)
+        others = sum(map(sum, parts)) - sum(slowest)
+        self.bubble = bubble(candidate.schedule, candidate.chunks, candidate.accumulation, others)
 
     @staticmethod
-    def _products(one: Pass, candidate: Candidate, device: Device, precision: Precision) -> float:
-        layers, head, attention = one.forward_flops
+    def _layers(
+        one: Pass, candidate: Candidate, device: Device, precision: Precision, numerics: Numerics
+    ) -> tuple[float, float]:
+        """Products, and what lies between, of a row."""
+        layers, _, attention = one.forward_flops
         times = 1 if not one.backward else 4 if candidate.remat else 3
         rate = device.product_rate(precision, one.config.d_model)
-        seconds = times * layers / rate + (3 if one.backward else 1) * head / rate
         if candidate.kept == "selective":
             attention *= 4 / 3
-        return seconds + times * attention / device.attention.get(precision, rate)
+        products = times * (layers / rate + attention / device.attention.get(precision, rate))
+        kept = kept_bytes(one.config, one.seq_len, numerics, cuda=device.kind == "cuda")
+        passes = PASSES * times / 3 * one.seq_len
+        return products, passes * kept / (device.between_bandwidth or device.memory_bandwidth)
 
     @staticmethod
-    def _between(one: Pass, candidate: Candidate, device: Device, numerics: Numerics) -> float:
-        cuda = device.kind == "cuda"
-        kept = kept_bytes(one.config, one.seq_len, numerics, cuda=cuda)
+    def _head(
+        one: Pass, candidate: Candidate, device: Device, precision: Precision, numerics: Numerics
+    ) -> tuple[float, float]:
+        """The same of the head and the loss."""
+        _, head, _ = one.forward_flops
+        products = (3 if one.backward else 1) * head / device.product_rate(precision, one.config.d_model)
+        times = (1.0 if one.backward else 1 / 3) * one.seq_len
         logits = one.predicted * logit_bytes(one.config, numerics)
-        times = (1 / 3 if not one.backward else 1.0) * one.seq_len
-        rate = device.between_bandwidth or device.memory_bandwidth
-        again = 4 / 3 if candidate.remat and one.backward else 1.0
-        if device.logits_bandwidth:
-            at_once = candidate.micro_rows * one.seq_len * one.predicted * one.config.vocab_size * FP32
-            large = at_once >= LARGE and device.large_logits_bandwidth > 0
-            logits /= device.large_logits_bandwidth if large else device.logits_bandwidth
-            if large and device.page_bandwidth:  # the product's result is paged in as well
-                logits += one.predicted * one.config.vocab_size * FP32 / device.page_bandwidth
-            return times * (PASSES * kept * again / rate + logits)
-        return times * PASSES * (kept * again + logits) / rate
-
-
-def _communication(
-    inventory: Inventory,
-    work: Work,
-    candidate: Candidate,
-    device: Device,
-    numerics: Numerics,
-    backward: float,
-    traffic: dict[str, float],
-) -> float:
-    """Seconds that are not hidden; adds to the traffic."""
-    c = Widths.of(numerics).compute
-    units = inventory.stage(candidate.pipeline)
-    psi = float(sum(unit.elements(tensor=candidate.tensor, expert=candidate.expert) for unit in units))
-    root = float(units[0].elements(tensor=candidate.tensor))
-    learns = float(sum(unit.elements(tensor=candidate.tensor, trainable=True) for unit in units))
-    seconds = 0.0
-
-    def send(op: str, nbytes: float, ranks: int, stride: int, times: float = 1.0) -> float:
-        if ranks == 1:
-            return 0.0
-        rounds = 2 if op == "all_reduce" else 1
-        link = "node" if ranks * stride <= device.ranks_per_node else "network"
-        traffic[link] += times * rounds * (ranks - 1) / ranks * nbytes
-        return times * device.collective(op, nbytes, ranks, stride=stride)  # type: ignore[arg-type]
-
-    # Within a layer: every micro-batch waits for it.
-    main, micro = work.main, candidate.accumulation
-    layers = math.ceil(len(inventory.blocks) / candidate.pipeline)
-    stream = candidate.micro_rows * main.seq_len * main.config.d_model * c / candidate.sequence
-    again = 1.5 if candidate.remat else 1.0
-    if candidate.tensor > 1:
-        # Two all-reduces forward and two backward, or as many pairs of the halves they are made of.
-        seconds += send("all_reduce", stream, candidate.tensor, 1, 4 * again * layers * micro)
-    if candidate.sequence > 1:
-        # q, k, v and the output change from tokens to heads, forward and backward.
-        moved = stream / candidate.tensor
-        seconds += send("all_gather", moved, candidate.sequence, candidate.tensor, 8 * again * layers * micro)
-    if candidate.pipeline > 1:
-        stride = candidate.tensor * candidate.sequence * candidate.data
-        crosses = 2 * micro * stream / candidate.tensor
-        link = "node" if stride * candidate.pipeline <= device.ranks_per_node else "network"
-        traffic[link] += crosses
-        seconds += crosses / device.bandwidth(candidate.pipeline, stride=stride)
-        seconds += 2 * micro * device.latency
-    # States: hidden behind the backward as far as the device allows.
-    ranks, stride = candidate.replicas, candidate.tensor
-    hidden = 0.0
-    if ranks > 1:
-        if candidate.zero == 0:
-            hidden += send("all_reduce", FP32 * learns, ranks, stride)
-        else:
-            gradient = FP32 if numerics == "fp32" or candidate.backend == "fsdp2" else c
-            reductions = 1 if candidate.zero == 1 else micro
-            gathers = psi if candidate.zero < 3 else micro * (root + 2 * (psi - root))
-            calls = max(1, len(units))
-            for op, nbytes, rounds in (
-                ("reduce_scatter", gradient * learns, reductions),
-                ("all_gather", c * psi, gathers / psi),
-            ):
-                hidden += send(op, nbytes / calls, ranks, stride, rounds * calls)
-    measured = device.states.get(f"{'fp32' if numerics == 'fp32' else 'bf16'} {candidate.zero}")
-    if measured is not None and candidate.backend == "flat":
-        first, further = ((len(units) * unit + psi * element) for unit, element in measured)
-        return seconds + first + (micro - 1) * further
-    return seconds + max(0.0, hidden - device.overlap * backward)
+        if not device.logits_bandwidth:
+            return products, times * PASSES * logits / (device.between_bandwidth or device.memory_bandwidth)
+        at_once = candidate.micro_rows * one.seq_len * one.predicted * one.config.vocab_size * FP32
+        large = at_once / candidate.tensor >= LARGE and device.large_logits_bandwidth > 0
+        logits /= device.large_logits_bandwidth if large else device.logits_bandwidth
+        if large and device.page_bandwidth:  # the product's result is paged in as well
+            logits += one.predicted * one.config.vocab_size * FP32 / device.page_bandwidth
+        return products, times * logits
 
 
 def _update(
-    inventory: Inventory, candidate: Candidate, device: Device, numerics: Numerics, traffic: dict[str, float]
+    stage: Stage, candidate: Candidate, device: Device, numerics: Numerics, traffic: dict[str, float]
 ) -> tuple[float, float]:
     """Seconds of the optimizer, and of moving states for it."""
-    units = inventory.stage(candidate.pipeline)
-    tensor, ranks = candidate.tensor, candidate.replicas if candidate.zero else 1
-    mine = sum(unit.share(ranks, candidate.backend, tensor=tensor, trainable=True) for unit in units)
+    tensor, expert = candidate.tensor, candidate.expert
+    if candidate.zero:
+        mine = stage.share(candidate.replicas, candidate.backend, tensor, expert, trainable=True)
+    else:
+        mine = stage.elements(tensor, expert, trainable=True)
     if candidate.offload == "none" or (device.kind == "cpu" and candidate.offload == "host"):
         if device.update_rate:
             return mine / device.update_rate, 0.0

@@ -22,7 +22,7 @@ from mainspring.errors import ConfigError, suggest
 LARGE = 2**25
 """Bytes from which the C library returns memory to the system when it is freed: it is paged in at every
 use."""
-Collective = Literal["all_reduce", "reduce_scatter", "all_gather"]
+Collective = Literal["all_reduce", "reduce_scatter", "all_gather", "all_to_all"]
 
 
 class Device(Section):

@@ -1,19 +1,20 @@
 """Every way to spread a run over a number of ranks, costed; the best, the rest, and why.
 
 The space is that of Narayanan et al. 2021 (arXiv 2104.04473) and of DeepSpeed's stages and tiers: all
-factorisations of the world into data x sequence x tensor x pipeline, the ZeRO stages, what layers keep for
-backward, where states are, and every way to cut a rank's rows in micro-batches. Nothing is pruned silently: a
-candidate that cannot be, or does not fit, is kept with its reason and its numbers.
+factorisations of the world into data x sequence x tensor x pipeline, expert ranks, schedules, the ZeRO
+stages, what layers keep for backward, where states are, and every way to cut a rank's rows in micro-batches.
+Nothing is pruned silently: a way to spread the model that cannot be, or a candidate that does not fit, is
+kept with its reason and its numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
-from mainspring.errors import PlanError
+from mainspring.errors import PlanError, few
 from mainspring.parallel.precision import Precision
 from mainspring.planner.activations import keeps_scores
 from mainspring.planner.batch import CPU_MICRO_TOKENS
@@ -22,6 +23,7 @@ from mainspring.planner.cost import Cost, cost
 from mainspring.planner.device import Device
 from mainspring.planner.inventory import Inventory
 from mainspring.planner.published import Kept
+from mainspring.planner.schedule import Schedule
 from mainspring.planner.units import amount
 from mainspring.planner.work import Work
 
@@ -108,9 +110,16 @@ class Space:
     """What is tried. Structural limits (heads, layers, batch) reject; they are not narrowed here."""
 
     tensor: Sequence[int] = (1, 2, 4, 8, 16)
+    tensor_sequence: Sequence[bool] = (False, True)
+    """With tensor ranks."""
     pipeline: Sequence[int] = (1, 2, 4, 8, 16, 32, 64)
-    expert: Sequence[int] = (1,)
+    schedules: Sequence[tuple[Schedule, int]] = (("1f1b", 1), ("interleaved", 2), ("zero_bubble", 1))
+    """With their chunks; gpipe has the bubble of 1f1b and never fewer bytes."""
+    expert: Sequence[int] = (1, 2, 4, 8, 16, 32, 64)
+    """Of a model with experts."""
     sequence: Sequence[int] = (1, 2, 4, 8)
+    attention: Sequence[Literal["heads", "ring"]] = ("heads", "ring")
+    """With sequence ranks."""
     zero: Sequence[int] = (0, 1, 2, 3)
     kept: Sequence[Kept] = ("all", "selective", "input")
     offload: Sequence[Offload] = ("none", "host", "disk")
@@ -146,15 +155,19 @@ def search(
     fits: list[Costed] = []
     rejected: list[Rejected] = []
     for size in dict.fromkeys(world // 2**k for k in range(space.halvings + 1) if world % 2**k == 0):
-        for candidate in _candidates(space, size, rows):
-            refusal = _structure(candidate, inventory, work, device, rows)
-            if refusal is None:
-                fits_or_not = judge(inventory, work, candidate, device, precision)
-                if isinstance(fits_or_not, Costed):
-                    fits.append(fits_or_not)
-                    continue
-                refusal = fits_or_not
-            rejected.append(refusal)
+        for spread in _spreads(space, size, inventory):
+            refusal = _structure(spread, inventory, work, device, rows)
+            if refusal is not None:
+                rejected.append(refusal)
+                continue
+            for candidate in _cuts(space, spread, rows):
+                judged = _combination(candidate, work, device) or judge(
+                    inventory, work, candidate, device, precision
+                )
+                if isinstance(judged, Costed):
+                    fits.append(judged)
+                else:
+                    rejected.append(judged)
     return Found(tuple(sorted(fits, key=_figures)), tuple(rejected))
 
 
@@ -188,46 +201,56 @@ def _figures(one: Costed) -> tuple[float, int, int]:
     return one.cost.seconds_per_step, one.cost.memory, one.candidate.world
 
 
-def _candidates(space: Space, world: int, rows: int) -> Iterator[Candidate]:
+def _spreads(space: Space, world: int, inventory: Inventory) -> Iterator[Candidate]:
+    """Every way to spread the model over `world` ranks; with data = 0 where that does not come out even."""
+    experts = space.expert if _has_experts(inventory) else [n for n in space.expert if n == 1] or [1]
     for tensor, pipeline, sequence in product(space.tensor, space.pipeline, space.sequence):
         split = tensor * pipeline * sequence
-        if world % split:
-            if split <= world:
-                yield Candidate(data=0, tensor=tensor, pipeline=pipeline, sequence=sequence)
+        if split > world:
             continue
-        data = world // split
-        per_rank = rows // data if rows % data == 0 else 0
-        sizes = [
-            n for n in range(1, per_rank + 1) if per_rank % n == 0 and (n & (n - 1) == 0 or n == per_rank)
-        ]
-        for expert, zero, kept, offload in product(space.expert, space.zero, space.kept, space.offload):
-            if zero == 0 and offload != "none":
-                continue  # offloaded masters are shards: the same as stage 1
-            for micro in sizes or [0]:
-                yield Candidate(
-                    data=data,
-                    tensor=tensor,
-                    pipeline=pipeline,
-                    expert=expert,
-                    sequence=sequence,
-                    zero=zero,
-                    kept=kept,
-                    offload=offload,
-                    micro_rows=micro,
-                    accumulation=per_rank // micro if micro else 0,
-                )
+        data = 0 if world % split else world // split
+        for shared, (schedule, chunks), expert, attention in product(
+            space.tensor_sequence if tensor > 1 else (False,),
+            space.schedules if pipeline > 1 else (("1f1b", 1),),
+            experts,
+            space.attention if sequence > 1 else ("heads",),
+        ):
+            yield Candidate(
+                data=data,
+                tensor=tensor,
+                tensor_sequence=shared,
+                pipeline=pipeline,
+                schedule=schedule,
+                chunks=chunks,
+                expert=expert,
+                sequence=sequence,
+                attention=attention,
+            )
+
+
+def _cuts(space: Space, spread: Candidate, rows: int) -> Iterator[Candidate]:
+    """Every way to cut a rank's rows and to keep what there is."""
+    per_rank = rows // spread.data
+    sizes = [n for n in range(1, per_rank + 1) if per_rank % n == 0 and (n & (n - 1) == 0 or n == per_rank)]
+    for zero, kept, offload, micro in product(space.zero, space.kept, space.offload, sizes):
+        if zero or offload == "none":  # offloaded masters are shards: the same as stage 1
+            changes: dict[str, Any] = {"zero": zero, "kept": kept, "offload": offload}
+            yield replace(spread, **changes, micro_rows=micro, accumulation=per_rank // micro)
+
+
+def _has_experts(inventory: Inventory) -> bool:
+    return any(part.expert for unit in inventory.units for part in unit.parts)
 
 
 def _structure(
-    candidate: Candidate, inventory: Inventory, work: Work, device: Device, rows: int
+    spread: Candidate, inventory: Inventory, work: Work, device: Device, rows: int
 ) -> Rejected | None:
-    """Why a candidate cannot be, whatever the memory."""
-    config, c = work.main.config, candidate
+    """Why a model cannot be spread so, whatever the memory."""
+    config, c = work.main.config, spread
 
     def no(reason: str, **numbers: float) -> Rejected:
-        return Rejected(candidate, reason, numbers)
+        return Rejected(spread, reason, numbers)
 
-    depth = len(inventory.blocks)
     if c.data == 0:
         split = c.tensor * c.pipeline * c.sequence
         return no(f"tensor x pipeline x sequence = {split} does not divide the number of ranks", split=split)
@@ -237,31 +260,52 @@ def _structure(
             tensor=c.tensor,
             ranks_per_node=device.ranks_per_node,
         )
-    if config.n_heads % (c.tensor * c.sequence):
+    if c.tensor > 1 and not inventory.even:
+        return no("no part of the model says how it can be cut over tensor ranks", tensor=c.tensor)
+    if inventory.even % c.tensor:
+        what = f"{config.n_heads} heads" if config.n_heads % c.tensor else "heads, widths and the like"
+        return no(f"{what} do not divide by tensor = {c.tensor}", heads=config.n_heads, even=inventory.even)
+    if c.attention == "heads" and config.n_heads // c.tensor < c.sequence:
         return no(
-            f"{config.n_heads} heads do not divide by tensor x sequence = {c.tensor * c.sequence}",
+            f"{config.n_heads} heads are fewer than tensor x sequence = {c.tensor * c.sequence}",
             heads=config.n_heads,
             split=c.tensor * c.sequence,
         )
-    if config.d_ff % c.tensor or config.d_model % c.tensor:
-        return no(f"a width does not divide by tensor = {c.tensor}", d_ff=config.d_ff, tensor=c.tensor)
-    if c.pipeline > depth:
-        return no(f"{depth} layers are fewer than pipeline = {c.pipeline}", layers=depth, stages=c.pipeline)
-    if c.pipeline > 1 and depth % c.pipeline:
-        return no(f"{depth} layers do not divide by pipeline = {c.pipeline}", layers=depth, stages=c.pipeline)
-    if work.seq_len % (c.sequence * c.tensor):
+    if c.attention == "ring" and config.disentangled is not None:
+        return no("a ring has no disentangled attention: its distances need all pairs", sequence=c.sequence)
+    if c.sequence > 1 and config.conv is not None:
+        return no("the convolution reads neighbours that other ranks would hold", sequence=c.sequence)
+    depth = len(inventory.blocks)
+    if c.pipeline > 1 and not inventory.costs:
+        return no("what is trained cannot be cut into stages: only whole models can", stages=c.pipeline)
+    if c.pipeline > 1 and c.pipeline * c.chunks > depth:
+        stages = c.pipeline * c.chunks
+        return no(f"{depth} layers are fewer than {stages} stages", layers=depth, stages=stages)
+    split = c.sequence * (c.tensor if c.tensor_sequence else 1)
+    if work.seq_len % split:
         return no(
-            f"rows of {work.seq_len} tokens do not divide by sequence x tensor = {c.sequence * c.tensor}",
+            f"rows of {work.seq_len} tokens do not divide by sequence (x tensor) = {split}",
             seq_len=work.seq_len,
-            split=c.sequence * c.tensor,
+            split=split,
         )
     if rows % c.data:
         return no(f"{rows} rows do not divide by data = {c.data}", rows=rows, data=c.data)
-    experts = any(part.expert for unit in inventory.units for part in unit.parts)
-    if c.expert > 1 and not experts:
-        return no("the model has no experts", expert=c.expert)
     if c.data % c.expert:
         return no(f"expert = {c.expert} does not divide data = {c.data}", expert=c.expert, data=c.data)
+    counts = {n for stack in config.experts_by_layer for n in stack if n}
+    if any(n % c.expert for n in counts):
+        sizes = few([str(n) for n in sorted(counts)])
+        return no(f"layers of {sizes} experts do not divide by expert = {c.expert}", expert=c.expert)
+    return None
+
+
+def _combination(candidate: Candidate, work: Work, device: Device) -> Rejected | None:
+    """Why parts of a candidate do not go together."""
+    c = candidate
+
+    def no(reason: str, **numbers: float) -> Rejected:
+        return Rejected(candidate, reason, numbers)
+
     if c.zero and c.replicas == 1 and c.offload == "none":
         return no(f"zero = {c.zero} has one rank to shard over: the same as zero = 0", zero=c.zero)
     if c.pipeline > 1 and c.zero > 1:
@@ -269,6 +313,10 @@ def _structure(
             f"zero = {c.zero} under a pipeline reduces or gathers in every micro-batch; use zero = 1",
             zero=c.zero,
             pipeline=c.pipeline,
+        )
+    if c.schedule == "zero_bubble" and c.remat:
+        return no(
+            "zero_bubble enters a block once for every matrix, and would recompute it each time", remat=1
         )
     if c.kept == "selective" and not any(keeps_scores(one.config) for one in work.passes):
         return no("attention is fused and keeps no scores that could be left out", scores=0)

@@ -14,7 +14,9 @@ bytes of a number in the computation (2 in 16 bits, else 4). Masters and the two
 
 The stages are those of Rajbhandari et al. 2020 (arXiv 1910.02054), section 5. Offloading takes masters and
 moments to the host or the disk (Ren et al. 2021, arXiv 2101.06840, and Rajbhandari et al. 2021,
-arXiv 2104.07857).
+arXiv 2104.07857). Psi is what a tensor rank and stage has of the model: cut parameters by their units (heads,
+columns, rows of the vocabulary), all others whole; experts over the expert ranks, their states over the
+replicas that have the same ones.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from dataclasses import dataclass, field
 from mainspring.parallel.disk.placement import BUFFER_BYTES, BUFFERS
 from mainspring.planner.activations import Numerics
 from mainspring.planner.candidate import Candidate
-from mainspring.planner.inventory import Inventory, Unit
+from mainspring.planner.inventory import Inventory, Stage
 
 FP32 = 4
 MOMENTS = 8
@@ -47,20 +49,21 @@ def _kinds() -> dict[str, int]:
 
 
 def state_bytes(
-    inventory: Inventory, candidate: Candidate, numerics: Numerics, *, matrices: int = 0
+    inventory: Inventory, candidate: Candidate, numerics: Numerics, *, matrices: int = 0, stage: int = 0
 ) -> States:
-    """Bytes of the fullest rank.
+    """Bytes of the fullest rank of a stage.
 
     Args:
         inventory: of the whole module.
         candidate: how it is spread.
         numerics: "autocast" is how 16 bits are used without shards, "bf16" with them.
         matrices: weights that autocast keeps a 16-bit copy of.
+        stage: of a pipeline.
     """
-    units = inventory.stage(candidate.pipeline)
+    mine = inventory.stages(candidate.pipeline, candidate.chunks)[stage]
     tensor, expert = candidate.tensor, candidate.expert
-    whole = sum(unit.elements(tensor=tensor, expert=expert) for unit in units)
-    learns = sum(unit.elements(tensor=tensor, expert=expert, trainable=True) for unit in units)
+    whole = mine.elements(tensor, expert)
+    learns = mine.elements(tensor, expert, trainable=True)
     states = States()
     if candidate.zero == 0 or (candidate.replicas == 1 and candidate.offload == "none"):
         states.device["parameters"] = FP32 * whole
@@ -68,28 +71,22 @@ def state_bytes(
         states.device["optimizer"] = MOMENTS * learns
         states.device["buffers"] = 2 * matrices // (tensor * candidate.pipeline)
     else:
-        _sharded(states, units, candidate, 2 if numerics == "bf16" else FP32, whole, learns)
+        _sharded(states, mine, candidate, 2 if numerics == "bf16" else FP32, whole, learns)
+    # What another stage keeps is here while it is used, with its gradient.
+    states.device["buffers"] += 2 * FP32 * mine.borrowed.elements(tensor=tensor)
     states.device["buffers"] += inventory.buffers
     return states
 
 
-def _sharded(
-    states: States, units: tuple[Unit, ...], candidate: Candidate, c: int, whole: int, learns: int
-) -> None:
-    ranks, tensor = candidate.replicas, candidate.tensor
+def _sharded(states: States, mine: Stage, candidate: Candidate, c: int, whole: int, learns: int) -> None:
+    tensor, expert = candidate.tensor, candidate.expert
 
     def share(trainable: bool | None) -> int:
-        dense = sum(u.share(ranks, candidate.backend, tensor=tensor, trainable=trainable) for u in units)
-        if candidate.expert == 1:
-            return dense
-        # Experts are on fewer ranks, and so sharded over fewer.
-        own = sum(u.elements(tensor=tensor, expert=candidate.expert, trainable=trainable) for u in units)
-        common = sum(u.elements(tensor=tensor, expert=10**9, trainable=trainable) for u in units)
-        return round(common / ranks + (own - common) / max(1, ranks // candidate.expert))
+        return mine.share(candidate.replicas, candidate.backend, tensor, expert, trainable=trainable)
 
     all_shard, shard = share(None), share(True)
-    sizes = sorted((unit.elements(tensor=tensor) for unit in units[1:]), reverse=True)
-    root = units[0].elements(tensor=tensor)
+    root, *sizes = mine.sizes(tensor, expert)
+    sizes.sort(reverse=True)
     largest = max([root, *sizes])
     stage3 = candidate.zero == 3
     window = min(whole, root + sum(sizes[:2])) if stage3 else whole
