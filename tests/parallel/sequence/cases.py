@@ -86,8 +86,8 @@ KINDS = (
 )  # fmt: skip
 
 
-def loss(network, view, source=None):
-    """Sum of the losses at the labels, and how many these are."""
+def loss(network, view, source=None, ranks=1):
+    """Sum of the losses at the labels, and how many these are; `ranks` have the same losses of balance."""
     where = view.labels != IGNORE
     out = network(view, select=where, source=source)
     labels = view.labels[where]
@@ -99,5 +99,5 @@ def loss(network, view, source=None):
     else:
         total = torch.nn.functional.cross_entropy(out.logits, labels, reduction="sum")
     if out.auxiliary is not None:
-        total = total + 0.0 * out.auxiliary.sum()
+        total = total + 20.0 * out.auxiliary.sum() / ranks
     return total, len(labels)

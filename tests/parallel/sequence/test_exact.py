@@ -46,7 +46,7 @@ def compare(rank, name, kind, plan, seed, length):
         mine = TokenBatch._make(None if t is None else t[first : first + rows] for t in batch)
         return split_tokens(mine, rank % plan.sequence, plan.sequence)
 
-    got, _ = cases.loss(spread, share(full), None if source is None else share(source))
+    got, _ = cases.loss(spread, share(full), None if source is None else share(source), plan.sequence)
     (got / count).backward()
     total = got.detach().clone()
     dist.all_reduce(total)

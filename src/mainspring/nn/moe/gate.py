@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from mainspring.nn.config import ExpertLayers
 from mainspring.nn.moe.routing import (
     Routing,
+    Total,
+    alone,
     assign,
     balance_loss,
     capacity,
@@ -44,6 +46,8 @@ class Gate(nn.Module):
         self.config = config
         self.count = count
         self.weight = nn.Parameter(torch.empty(count, width))
+        self.total: Total = alone
+        """Adds up over the processes that have tokens of the same rows; sequence parallelism sets another."""
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Gated:
         """Decide about tokens.
@@ -76,5 +80,5 @@ class Gate(nn.Module):
             assignment = assign(experts, self.count, room, order)
         token, weight = weigh(probabilities, experts, assignment, renormalise=config.renormalise)
         routing = Routing(token, weight, assignment.counts, len(x))
-        balance = balance_loss(probabilities, chosen, valid)
-        return Gated(routing, experts, torch.stack([balance, z_loss(logits, valid)]))
+        balance = balance_loss(probabilities, chosen, valid, self.total)
+        return Gated(routing, experts, torch.stack([balance, z_loss(logits, valid, self.total)]))

@@ -14,11 +14,14 @@ Legend: S tokens, E experts, k choices of a token, N choices that are carried ou
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+Total = Callable[[Tensor], Tensor]
+"""Adds sums up over processes, with a gradient."""
 Keep = Literal["random", "first", "probability"]
 """Which tokens an overfull expert keeps: any alike, the first of the batch, or those surest of it."""
 
@@ -153,7 +156,14 @@ def weigh(
     return token, (left / total).view(-1)[assignment.order]
 
 
-def balance_loss(probabilities: Tensor, experts: Tensor, valid: Tensor | None = None) -> Tensor:
+def alone(sums: Tensor) -> Tensor:
+    """Sums over the tokens here, where these are all tokens."""
+    return sums
+
+
+def balance_loss(
+    probabilities: Tensor, experts: Tensor, valid: Tensor | None = None, total: Total = alone
+) -> Tensor:
     """E * sum_e mean(probability of e) * share of choices of e; 1 where experts are chosen alike often.
 
     Choices count before any is dropped: of one or two of a token the first, of more all.
@@ -162,25 +172,37 @@ def balance_loss(probabilities: Tensor, experts: Tensor, valid: Tensor | None = 
         probabilities: fp32 [S, E].
         experts: int64 [S, k].
         valid: tokens that count, bool [S] (None: all).
+        total: adds sums up over all processes that have tokens of the batch.
     """
     count = probabilities.shape[1]
     counted = experts[:, :1] if experts.shape[1] <= 2 else experts
     if valid is not None:
         probabilities = probabilities * valid[:, None]
         counted = counted.masked_fill(~valid[:, None], count)
-    tokens = max(1, len(experts) if valid is None else int(valid.sum()))
-    share = torch.bincount(counted.reshape(-1), minlength=count + 1)[:count] / (tokens * counted.shape[1])
-    return count * torch.dot(probabilities.sum(0) / tokens, share)
+    chosen = torch.bincount(counted.reshape(-1), minlength=count + 1)[:count].to(probabilities.dtype)
+    sums = total(torch.cat([probabilities.sum(0), chosen, _number(probabilities, valid)]))
+    sure, chosen, tokens = sums.split_with_sizes([count, count, 1])
+    tokens = tokens[0].clamp(min=1)
+    return count * torch.dot(sure / tokens, chosen / (tokens * counted.shape[1]))
 
 
-def z_loss(logits: Tensor, valid: Tensor | None = None) -> Tensor:
+def z_loss(logits: Tensor, valid: Tensor | None = None, total: Total = alone) -> Tensor:
     """Mean over tokens of the squared log of the softmax's normaliser, which keeps logits small.
 
     Args:
         logits: fp32 [S, E].
         valid: tokens that count, bool [S] (None: all).
+        total: adds sums up over all processes that have tokens of the batch.
     """
     squares = logits.logsumexp(1).square()
+    squares = squares if valid is None else squares * valid
+    square, tokens = total(torch.cat([squares.sum()[None], _number(logits, valid)]))
+    loss: Tensor = square / tokens.clamp(min=1)
+    return loss
+
+
+def _number(like: Tensor, valid: Tensor | None) -> Tensor:
+    """Number of tokens that count, [1], as `like` [S, E] has them."""
     if valid is None:
-        return squares.mean()
-    return (squares * valid).sum() / max(1, int(valid.sum()))
+        return like.new_full((1,), len(like))
+    return valid.sum()[None].to(like.dtype)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from torch import nn
+from dataclasses import replace
+from functools import partial
+
+from torch import Tensor, nn
 
 from mainspring.comm import Counter
 from mainspring.errors import PlanError
 from mainspring.nn.attention import CrossAttention, SelfAttention, TokenSpread
+from mainspring.nn.moe import Gate
 from mainspring.nn.transformer import Transformer
 from mainspring.parallel.mesh import Axes
 from mainspring.parallel.plan import Plan
 from mainspring.parallel.sequence.heads import ByHeads
 from mainspring.parallel.sequence.ring import Ring
-from mainspring.parallel.tensor.operators import Line
+from mainspring.parallel.tensor.operators import Line, Share, Total
 
 NAME = "sequence"
 """What the traffic of attention is counted as."""
@@ -35,6 +39,15 @@ def spread_sequence(model: nn.Module, axes: Axes, plan: Plan, counter: Counter) 
     for module in model.modules():
         if isinstance(module, Transformer | SelfAttention | CrossAttention):
             module.spread = spread
+        if isinstance(module, Gate):
+            module.total = partial(_sum_both_ways, replace(line, name="balance"))
+
+
+def _sum_both_ways(line: Line, sums: Tensor) -> Tensor:
+    """Sums over ranks. All of them have the same loss of it, and the gradient is of all their losses."""
+    total: Tensor = Total.apply(line, sums)  # type: ignore[no-untyped-call]
+    shared: Tensor = Share.apply(line, total)[0]  # type: ignore[no-untyped-call]
+    return shared
 
 
 def check_sequence(model: nn.Module, plan: Plan) -> None:
