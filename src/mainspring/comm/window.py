@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import mmap
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from mainspring.comm.channel import channel
-from mainspring.comm.memory import NotShared, share
+from mainspring.comm.memory import HEADER, NotShared, share
 from mainspring.comm.peers import DONE, PUBLISHED
 from mainspring.comm.sums import Reduction, Scratch, reduce_into
 from mainspring.errors import CollectiveError
@@ -81,6 +83,15 @@ class Window:
             CollectiveError: `rank` has died or did not publish within the time-out.
         """
         out.detach().copy_(self.of(rank, start, stop))
+
+    def forget(self, rank: int, start: int, stop: int) -> None:
+        """Give back the pages of this process that show elements [start, stop) of the buffer of `rank`: what
+        another rank holds counts as memory of whoever looks at it. The elements stay and may be read again.
+        """
+        size = self._buffers[rank].element_size()
+        first = HEADER + start * size
+        first -= first % mmap.PAGESIZE
+        self._memory.maps[rank].madvise(mmap.MADV_DONTNEED, first, HEADER + stop * size - first)
 
     def reduce(self, start: int, stop: int, out: Tensor, op: Reduction = "sum") -> None:
         """Combine elements [start, stop) of all ranks' buffers in rank order into `out` [stop - start].

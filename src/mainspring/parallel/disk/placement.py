@@ -49,6 +49,8 @@ class DiskPlacement:
             on disk are then of no use: start again from a checkpoint.
     """
 
+    resident = False
+
     def __init__(
         self,
         folder: str | Path,

@@ -56,6 +56,8 @@ class HostPlacement:
             gradients: they are None after the step.
     """
 
+    resident = False
+
     def __init__(self, ratio: float = 1.0, delay: int | None = None) -> None:
         if not 0 < ratio <= 1:
             raise PlanError(f"offload_ratio = {ratio}: it should be above 0 and at most 1")

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from mainspring.comm import Counter
 from mainspring.nn.span import mark, mark_cut
+from mainspring.optim.pages import trim, zeros
 from mainspring.parallel.broadcast import broadcast_tensors
 from mainspring.parallel.mesh import copies_of
 from mainspring.parallel.plan import Plan
@@ -29,10 +30,9 @@ from mainspring.parallel.precision import COMPUTE, Autocast, Precision
 from mainspring.parallel.strategy import Strategy, on_meta
 from mainspring.parallel.zero.gather import Gatherer, free_rows
 from mainspring.parallel.zero.nested import map_tensors, tensors_of
-from mainspring.parallel.zero.optimizers import cast_gradients, complete_copies, offer_copies, watch_steps
+from mainspring.parallel.zero.optimizers import cast_gradients, watch_steps
 from mainspring.parallel.zero.placement import Placement, Resident, Shard
 from mainspring.parallel.zero.reduce import Reducer
-from mainspring.parallel.zero.region import zeros
 from mainspring.parallel.zero.scale import LossScaler
 from mainspring.parallel.zero.state import guard
 from mainspring.parallel.zero.unit import (
@@ -90,7 +90,7 @@ class Flat(Strategy):
         self._in_backward = False
         self._task = -1
         self._entered: Unit | None = None
-        self._gatherer = Gatherer(self.units, self.placement, counter, keep_copies=self._stage == 3)
+        self._gatherer = Gatherer(self.units, self.placement, counter, again=self._stage == 3)
         rows = trainable_rows(self.units)
         self.scaler = LossScaler() if precision == "fp16" else None
         self._reducer = Reducer(rows, group, reduce, self.placement, counter, self.scaler)
@@ -139,6 +139,7 @@ class Flat(Strategy):
 
     def before_step(self, shards: list[Shard], optimizer: torch.optim.Optimizer) -> None:
         """An optimizer is about to step pieces of these shards."""
+        self._gatherer.settle()
         for shard in shards:
             shard.copied = False
         if self.scaler is not None and not self.scaler.stepping():
@@ -146,16 +147,12 @@ class Flat(Strategy):
                 for piece in shard.pieces:
                     piece.grad = None
         self.placement.before_step(shards, optimizer)
-        if isinstance(self.placement, Resident):
-            offer_copies(shards, optimizer)
         if not getattr(optimizer, "takes_low_gradients", False):
             cast_gradients(shards)
 
     def after_step(self, shards: list[Shard], optimizer: torch.optim.Optimizer) -> None:
         """It has: what is gathered is stale."""
         self.placement.after_step(shards, optimizer)
-        if isinstance(self.placement, Resident):
-            complete_copies(shards, optimizer)
         for unit in self.units:
             if unit.ready:
                 self._close(unit)
@@ -189,7 +186,7 @@ class Flat(Strategy):
             for leaf, buffer in module._buffers.items():
                 if buffer is not None and buffer.is_meta:
                     module._buffers[leaf] = torch.empty_like(buffer, device=device)
-        resident = isinstance(self.placement, Resident)
+        resident = self.placement.resident
         with torch.no_grad():
             for unit in self.units:
                 for row in unit.rows:
@@ -313,13 +310,16 @@ class Flat(Strategy):
     def _after_model(self, module: nn.Module, args: Any, output: Any) -> Any:
         if module is not self.model or torch._C._current_graph_task_id() != -1:
             return None
-        self._gatherer.end(self._discard)
         if self.scaler is not None:
             # A loss in fp32 has gradients that fp16 would lose before they are scaled.
             output = map_tensors(lambda t: t.float() if t.dtype == torch.float16 else t, output)
-        if not self._watch(self.units[0], output):
+        watched = self._watch(self.units[0], output)
+        self._gatherer.end(self._discard, last=not watched)
+        if not watched:
             for unit in self.units:
                 self._close(unit)
+        elif self._stage == 3:
+            trim()  # memory is highest where backward begins: what the forward left free should not count
         return output
 
     def _cast(self, args: Any, kwargs: Any, deep: bool = False) -> Any:
@@ -381,6 +381,8 @@ class Flat(Strategy):
             return
         # Backward goes through modules in the reverse order of the forward: what it entered before is done.
         before, self._entered = self._entered, unit if unit.index else self._entered
+        if before is None and unit.index:
+            trim()  # of the gradients of the loss
         if before is not None and before is not unit and unit.index:
             self._close(before)
         self._open(unit)

@@ -11,14 +11,14 @@ import weakref
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from mainspring.parallel.zero.placement import Shard
+from mainspring.optim.pages import zeros
 
 if TYPE_CHECKING:
     from mainspring.parallel.zero.engine import Flat
+    from mainspring.parallel.zero.placement import Shard
 
 
 def watch_steps(engine: Flat) -> None:
@@ -58,7 +58,7 @@ def offer_copies(shards: Iterable[Shard], optimizer: Any) -> None:
     for shard in shards:
         if shard.compute_dtype != shard.dtype and shard.trainable:
             if shard.copy is None:
-                shard.copy = torch.empty(shard.numel, dtype=shard.compute_dtype, device=shard.device)
+                shard.copy = zeros(shard.numel, shard.compute_dtype, shard.device)
             for piece, place in zip(shard.pieces, shard.places, strict=True):
                 optimizer.copies[piece] = shard.copy[place]
 

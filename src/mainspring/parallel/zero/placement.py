@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from mainspring.nn.span import Span, span_of
+from mainspring.parallel.zero.optimizers import complete_copies, offer_copies
 
 
 @dataclass(eq=False)
@@ -106,7 +107,15 @@ class Shard:
 
 
 class Placement(Protocol):
-    """Where masters live. One object serves all shards of a model, in the same order every step."""
+    """Where masters live. One object serves all shards of a model, in the same order every step.
+
+    Attributes:
+        resident: whether masters stay where they were made, beside the computation. Others are adopted one by
+            one while a model is filled, so that the whole is never in memory.
+    """
+
+    @property
+    def resident(self) -> bool: ...
 
     def adopt(self, shard: Shard) -> None:
         """`shard.flat` has its values (at `apply`, `materialize`, after loading): take them to their place.
@@ -169,6 +178,8 @@ def added_up(gradient: Tensor, before: Tensor | None) -> Tensor:
 class Resident:
     """Masters beside the computation: nothing to move."""
 
+    resident = True
+
     def adopt(self, shard: Shard) -> None:
         """Leave it."""
 
@@ -184,10 +195,12 @@ class Resident:
         return added_up(gradient, before)
 
     def before_step(self, shards: Sequence[Shard], optimizer: torch.optim.Optimizer) -> None:
-        """All is here."""
+        """Let an optimizer write 16-bit weights as it makes the new masters."""
+        offer_copies(shards, optimizer)
 
     def after_step(self, shards: Sequence[Shard], optimizer: torch.optim.Optimizer) -> None:
-        """All stays."""
+        """See that all of them are written."""
+        complete_copies(shards, optimizer)
 
     def settle(self) -> None:
         """Nothing is under way."""

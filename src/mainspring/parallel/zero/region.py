@@ -24,21 +24,10 @@ from torch import Tensor
 
 _PAGE = mmap.PAGESIZE
 _HUGE = 2**21
-_LARGE = 2**17
 _FREED = 1 << 20
 """Added to the version of what is free."""
 _NOTHING = 0
 """Neither read nor write (PROT_NONE)."""
-
-
-def zeros(numel: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeros [numel] that leave no hole behind: where they are large their pages go back to the system when
-    the last view goes. (The C library keeps blocks of up to 32 MiB, however its heap is fragmented.)"""
-    nbytes = numel * dtype.itemsize
-    if device.type != "cpu" or sys.platform != "linux" or nbytes < _LARGE:
-        return torch.zeros(numel, dtype=dtype, device=device)
-    pages = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return torch.frombuffer(pages, dtype=dtype, count=numel)
 
 
 class Region:

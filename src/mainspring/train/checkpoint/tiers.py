@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from mainspring.parallel.strategy import strategy_of
-from mainspring.parallel.zero import Placement, Resident, Shard
+from mainspring.parallel.zero import Placement, Shard
 from mainspring.parallel.zero.engine import Flat
 
 
@@ -51,6 +51,6 @@ class Opened:
 def tiers(model: nn.Module, optimizer: Optimizer | None) -> list[Tier]:
     """The tiers of this rank's shards; [] where all is beside the computation."""
     strategy = strategy_of(model)
-    if not isinstance(strategy, Flat) or isinstance(strategy.placement, Resident):
+    if not isinstance(strategy, Flat) or strategy.placement.resident:
         return []
     return [Tier(strategy.placement, shard, optimizer) for shard in strategy.shards]
