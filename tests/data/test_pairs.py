@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,6 +54,12 @@ def test_what_cannot_be_used_is_refused(tokenizer: Tokenizer, tmp_path: Path) ->
         PairData.encode([], tokenizer)
     with pytest.raises(DataError, match="no encoded pairs"):
         PairData.open(tmp_path)
+    folder = data(tokenizer).save(tmp_path / "old")
+    facts = json.loads((folder / "pairs.json").read_text())
+    del facts["digest"]
+    (folder / "pairs.json").write_text(json.dumps(facts))
+    with pytest.raises(DataError, match="has no digest.*mainspring data pairs"):
+        PairData.open(folder)
     folder = data(tokenizer).save(tmp_path / "cut")
     np.save(folder / "ends.npy", data(tokenizer).ends[:-2])
     with pytest.raises(DataError, match="incomplete"):

@@ -104,6 +104,11 @@ class PairData:
             ends = np.load(path / _ENDS, mmap_mode="r")
         except (OSError, ValueError) as error:
             raise DataError(f"{path}: no encoded pairs: {error}") from error
+        if missing := {"pairs", "langs", "tokenizer", "digest"} - set(facts):
+            raise DataError(
+                f"{path}/{FACTS} has no {', '.join(sorted(missing))}: another version of Mainspring wrote it; "
+                "write the pairs again with mainspring data pairs"
+            )
         if len(ends) != 2 * facts["pairs"] or (len(ends) and ends[-1] != len(tokens)):
             raise DataError(
                 f"{path}: incomplete: {facts['pairs']} pairs expected, {len(ends) // 2} found, with "
