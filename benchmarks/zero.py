@@ -16,16 +16,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Bar, finish, interleave, median, options
+from benchmarks.harness import Bar, finish, interleave, median, options, resume
 
 SHAPES = {
     "34M": {"d_model": 512, "n_layers": 9, "n_heads": 8, "d_ff": 2048, "max_positions": 256},
     "150M": {"d_model": 1024, "n_layers": 11, "n_heads": 16, "d_ff": 4096, "max_positions": 256},
 }
 VOCABULARY, SEQUENCE, ROWS, RANKS, WARM = 8192, 256, 2, 2, 2
+STEPS = {"34M": 6, "150M": 4}
 OURS = {f"mainspring zero-{stage}": stage for stage in range(4)}
 DEEPSPEED = {f"deepspeed zero-{stage}": stage for stage in (1, 2, 3)}
 PEERS = ("ddp", "ddp + zero redundancy optimizer", "fsdp2 kept", "fsdp2 resharded")
@@ -239,22 +241,26 @@ def main() -> int:
         at = sys.argv.index("--deepspeed")
         deepspeed = Path(sys.argv[at + 1])
         del sys.argv[at : at + 2]
-    arguments = options(__doc__.splitlines()[0])
-    rounds, steps = (1, 4) if arguments.quick else (5, 6)
+    arguments = options(__doc__.splitlines()[0], parts=True)
+    rounds = 1 if arguments.quick else 5
     engines = [*OURS, *PEERS, *(DEEPSPEED if deepspeed.exists() else ())]
     if arguments.quick:
         engines = ["mainspring zero-2", "mainspring zero-3", "ddp", "fsdp2 kept", "fsdp2 resharded"]
-    compared = [("34M", "bf16")] if arguments.quick else [(s, p) for s in SHAPES for p in ("fp32", "bf16")]
+    compared = [("34M", "bf16")] if arguments.quick else [(s, p) for s in SHAPES for p in ("bf16", "fp32")]
     rows: list[dict[str, Any]] = []
     bars: list[Bar] = []
     for size, precision in compared:
-
-        def runner(
-            engine: str, size: str = size, precision: str = precision
-        ) -> Callable[[], dict[str, float]]:
-            return lambda: measure(engine, size, precision, steps, deepspeed)
-
-        results = interleave(rounds, {engine: runner(engine) for engine in engines})
+        steps = 4 if arguments.quick else STEPS[size]
+        results: dict[str, list[dict[str, float]]] = {engine: [] for engine in engines}
+        for turn in range(rounds):
+            first = turn % len(engines)
+            candidates = {
+                engine: partial(measure, engine, size, precision, steps, deepspeed)
+                for engine in engines[first:] + engines[:first]
+            }
+            key = f"{size} {precision} round {turn + 1}"
+            for run in resume(arguments.parts, key, partial(one_round, candidates)):
+                results[run.pop("engine")].append(run)
         keys = ("tokens_per_second", "peak", "first")
         found = {e: {k: median([run[k] for run in runs]) for k in keys} for e, runs in results.items()}
         for engine, figures in found.items():
@@ -267,6 +273,7 @@ def main() -> int:
                     "x DDP": round(figures["tokens_per_second"] / found["ddp"]["tokens_per_second"], 2),
                     "peak MiB over imports": round(figures["peak"]),
                     "s to first step": round(figures["first"], 1),
+                    "peak of each round": [round(r["peak"]) for r in results[engine]],
                     "tokens/s of each round": [round(r["tokens_per_second"]) for r in results[engine]],
                 }
             )
@@ -285,6 +292,11 @@ def main() -> int:
         notes.append(f"DeepSpeed was left out: there is no {deepspeed}.")
     return finish("zero", title="ZeRO beside PyTorch and DeepSpeed", rows=rows, bars=bars, notes=notes,
                   arguments=arguments)  # fmt: skip
+
+
+def one_round(candidates: dict[str, Callable[[], dict[str, float]]]) -> list[dict[str, Any]]:
+    """What each engine reached, one after the other."""
+    return [{"engine": engine, **runs[0]} for engine, runs in interleave(1, candidates).items()]
 
 
 def compare(found: dict[str, dict[str, float]], where: str) -> list[Bar]:
