@@ -19,12 +19,16 @@ from mainspring.data.pseudo_masks import draw_blocks
 from mainspring.data.token_row import TokenRow, collate, rows_of
 from mainspring.models import ModelConfig
 from mainspring.objectives import (
+    CausalConfig,
     ContrastConfig,
+    DenoisingConfig,
     MaskedConfig,
+    MixedConfig,
     Objective,
     PseudoMaskedConfig,
     PseudoMaskedLM,
     ReplacedConfig,
+    TranslateConfig,
     Vocabulary,
 )
 from mainspring.objectives.base import LabelledView, Views
@@ -88,8 +92,8 @@ class Arm:
     family: str = "bert"
     fields: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the configuration beside the size."""
-    pairs: bool = False
-    """Whether it reads pairs."""
+    pairs: float = 0.0
+    """Share of its rows that are pairs."""
 
     def model(self, size: Size) -> ModelConfig:
         """The network of a size."""
@@ -171,12 +175,35 @@ def retrieve(network: nn.Module, data: TokenData, texts: Path, size: Size) -> di
     return {"Tatoeba retrieval accuracy": float(np.mean(scores["test"], axis=0)[best])}
 
 
+def causal_loss(network: nn.Module, data: TokenData, texts: Path, size: Size) -> dict[str, float]:
+    """Causal language modelling of held-out text."""
+    causal = objectives.build(CausalConfig(), Vocabulary.of_tokenizer(data.tokenizer))
+    loss = probes.heldout_loss(network, causal, data, size.seq_len, size.heldout)
+    return {"held-out loss": loss}
+
+
+def translate(network: nn.Module, data: TokenData, texts: Path, size: Size) -> dict[str, float]:
+    """Translation of test sentences into English: loss of the references, chrF and BLEU of what comes."""
+    found = [
+        corpora.tatoeba(texts, code, "test")[:TRANSLATED] for code in corpora.LANGUAGES[: size.languages]
+    ]
+    return probes.translation(network, data.tokenizer, [pair for pairs in found for pair in pairs], MT)
+
+
 MLM = MaskedConfig(max_ngram=1)
 PMLM = PseudoMaskedConfig()
 RTD = ReplacedConfig(weight=50.0, embeddings="disentangled")
 XLCO = ContrastConfig(layer=2, queue=2048)
 """With the published momentum of 0.9999: at 0.99 the stored keys lag so much that their age alone tells them
 from the own one, and the loss falls to 0 with nothing learnt."""
+DAE = DenoisingConfig(noise="infill", rate=0.15)
+MT = TranslateConfig(label_smoothing=0.1)
+MT_DAE = MixedConfig(text=DAE, pairs=MT)
+TRANSLATED = 40
+"""Test sentences of each language."""
+EXPERTS = MappingProxyType({"count": 8, "every": 2, "top_k": 1, "capacity_factor": 1.0, "min_capacity": 4})
+ZCODE = MappingProxyType({"n_layers": 0, "encoder_layers": 4, "decoder_layers": 2})
+FIRST_COME = {**EXPERTS, "keep": "first"}
 DISTANCES = {"kind": "disentangled", "max_distance": 64, "shared": False, "key_bias": False}
 DEBERTA = MappingProxyType({"positions": [DISTANCES, {"kind": "absolute", "place": "decoder"}]})
 
@@ -206,7 +233,7 @@ EXPERIMENTS = {
             "xlco",
             "bilingual",
             Arm("MMLM", _built(MLM)),
-            Arm("XlCo + TLM", _built(XLCO), pairs=True),
+            Arm("XlCo + TLM", _built(XLCO), pairs=1.0),
             retrieve,
             times=2,
             untrained=True,
@@ -217,6 +244,33 @@ EXPERIMENTS = {
             Arm("BERT shape", _built(MLM)),
             Arm("DeBERTa shape", _built(MLM), family="deberta", fields=DEBERTA),
             masked_loss,
+        ),
+        Experiment(
+            "moe",
+            "english",
+            Arm("dense", _built(CausalConfig()), family="gpt2"),
+            Arm("8 experts", _built(CausalConfig()), family="gpt2", fields={"experts": {**EXPERTS}}),
+            causal_loss,
+        ),
+        Experiment(
+            "rts",
+            "english",
+            Arm("first come", _built(CausalConfig()), family="gpt2", fields={"experts": FIRST_COME}),
+            Arm("random", _built(CausalConfig()), family="gpt2", fields={"experts": {**EXPERTS}}),
+            causal_loss,
+        ),
+        Experiment(
+            "zcode",
+            "bilingual",
+            Arm("dense", _built(MT_DAE), family="zcode", fields=ZCODE, pairs=0.9),
+            Arm(
+                "8 experts",
+                _built(MT_DAE),
+                family="zcode_moe",
+                fields={**ZCODE, "experts": {**EXPERTS, "noise": "jitter"}},
+                pairs=0.9,
+            ),
+            translate,
         ),
     )
 }

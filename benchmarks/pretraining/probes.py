@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from mainspring.data.batch import bidirectional_batch, pad_rows
 from mainspring.data.dataset import TokenData
 from mainspring.data.loader import holdout_batch, holdout_count, row_generators
-from mainspring.objectives import Objective, Vocabulary
+from mainspring.data.pair_batch import TextPair, pair_batch
+from mainspring.nn import Transformer
+from mainspring.objectives import Objective, Translate, TranslateConfig, Vocabulary
 from mainspring.text.tokenizer import Tokenizer
 
 RIDGES = (1e-4, 1e-2, 1.0)
@@ -124,6 +126,43 @@ def retrieval(source: Tensor, target: Tensor) -> NDArray[np.float64]:
     own = torch.arange(similar.shape[1])
     found = ((similar.argmax(2) == own).double() + (similar.argmax(1) == own).double()) / 2
     return np.asarray(found.mean(1))
+
+
+@torch.inference_mode()
+def translation(
+    network: nn.Module, tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], config: TranslateConfig
+) -> dict[str, float]:
+    """How well an encoder-decoder translates: sacrebleu's chrF and BLEU, in lower case, of greedy
+    translations, and the loss of the references' tokens."""
+    import sacrebleu
+
+    from mainspring.infer import Engine, GenerateOptions
+    from mainspring.infer.layout import layout_of
+
+    assert isinstance(network, Transformer)
+    engine = Engine(network, tokenizer, layout=layout_of(config, tokenizer))
+    sources, targets = (list(side) for side in zip(*pairs, strict=True))
+    order = sorted(range(len(pairs)), key=lambda i: len(sources[i]))
+    written = [""] * len(pairs)
+    for start in range(0, len(order), 128):
+        places = order[start : start + 128]
+        found = engine.generate([sources[i] for i in places], GenerateOptions(max_tokens=30))
+        for place, completion in zip(places, found, strict=True):
+            written[place] = completion.text.strip()
+    plain = config.replace(label_smoothing=0.0)
+    objective = Translate(plain, Vocabulary.of_tokenizer(tokenizer))
+    total, count = 0.0, 0
+    for start in range(0, len(order), 64):
+        some = [tokenizer.encode_batch(list(pairs[i])) for i in order[start : start + 64]]
+        views = objective.build(pair_batch([TextPair(*both) for both in some]), [])
+        (loss,) = objective.loss(network, views).values()
+        total, count = total + float(loss.total), count + loss.count
+    lowered = [text.lower() for text in targets]
+    return {
+        "held-out loss of translations": total / count,
+        "chrF": float(sacrebleu.corpus_chrf(written, [lowered]).score),
+        "BLEU": float(sacrebleu.corpus_bleu(written, [lowered], lowercase=True).score),
+    }
 
 
 @torch.inference_mode()

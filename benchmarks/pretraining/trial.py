@@ -54,13 +54,16 @@ class Training:
 
     def __init__(self, arm: Arm, data: TokenData, size: Size, seed: int) -> None:
         self.arm, self.data, self.size, self.seed = arm, data, size, seed
-        self.objective = arm.objective(Vocabulary.of_tokenizer(data.tokenizer))
         config = models.resolve(arm.model(size), data.vocab_size)
+        plain = arm.objective(Vocabulary.of_tokenizer(data.tokenizer))
+        self.objective = objectives.with_auxiliary(plain, config.experts)
         self.model = initialize(objectives.assemble(self.objective, Transformer(config)), seed)
         if isinstance(self.objective, Evolves):
             self.objective.start(self.model)
         pairs = str(data.directory / "pairs") if arm.pairs else None
-        self._rows = TrainingRows(data, DataConfig(path="", seq_len=size.seq_len, pairs=pairs), seed)
+        share = arm.pairs or 1.0
+        reads = DataConfig(path="", seq_len=size.seq_len, pairs=pairs, pairs_share=share)
+        self._rows = TrainingRows(data, reads, seed)
 
     @property
     def network(self) -> nn.Module:
