@@ -11,6 +11,7 @@ from torch import nn
 from mainspring.nn.span import logical_shape, span_of
 from mainspring.optim.config import OptimConfig
 from mainspring.optim.flat import FlatAdam
+from mainspring.optim.lamb import Join, Lamb
 
 
 def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
@@ -27,14 +28,19 @@ def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) ->
     return [group for group in groups if group["params"]]
 
 
-def build(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+def build(model: nn.Module, config: OptimConfig, *, join: Join | None = None) -> torch.optim.Optimizer:
     """The optimizer of `config` over the trainable parameters of `model`: whole, DTensors, or pieces.
 
     Call it after `parallel.apply` and `parallel.materialize`: both may replace parameters. Clipping is the
     training loop's (`parallel.clip_grad_norm`), and so is setting `group["lr"]` from `schedules.lr`.
 
     AdamW over whole parameters is torch's, whose fused kernel is one pass over memory already; pieces of
-    sharded parameters, with gradients in 16 bits, and the other kinds are `FlatAdam`'s.
+    sharded parameters, with gradients in 16 bits, and Adam's other kinds are `FlatAdam`'s.
+
+    Args:
+        model: whose parameters.
+        config: the settings.
+        join: sums over the ranks that hold pieces (`parallel.piece_sum(model)`); LAMB alone asks.
     """
     groups = parameter_groups(model.parameters(), config.weight_decay)
     settings: dict[str, Any] = {
@@ -43,6 +49,10 @@ def build(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
         "eps": config.eps,
         "weight_decay": config.weight_decay,
     }
+    if config.kind == "lamb":
+        for group in groups:
+            group["adapt"] = len(logical_shape(group["params"][0])) >= 2
+        return Lamb(groups, join=join, compiled=config.compiled, **settings)
     whole = all(span_of(p) is None for group in groups for p in group["params"])
     if whole and config.kind == "adamw" and config.compiled is not True:
         return torch.optim.AdamW(groups, fused=True, **settings)

@@ -21,10 +21,11 @@ class ScheduleConfig(Section):
 
 
 class OptimConfig(Section):
-    """Adam's family and its schedule."""
+    """Adam's family, LAMB, and their schedule."""
 
-    kind: Literal["adamw", "adam", "radam"] = "adamw"
-    """Update rule: AdamW (arXiv 1711.05101), Adam (arXiv 1412.6980) or RAdam (arXiv 1908.03265)."""
+    kind: Literal["adamw", "adam", "radam", "lamb"] = "adamw"
+    """Update rule: AdamW (arXiv 1711.05101), Adam (arXiv 1412.6980), RAdam (arXiv 1908.03265) or LAMB (arXiv
+    1904.00962)."""
     compiled: bool | None = None
     """Compile the update (about a second on a CPU); null decides by size and dtypes."""
     lr: float = Field(3e-4, gt=0)

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from mainspring.optim.compiled import compiled_update
 from mainspring.optim.portable import step_all
-from mainspring.optim.runs import Entry, adjacent, flat, local, merge, plain
+from mainspring.optim.runs import Entry, merge
+from mainspring.optim.states import allocate, entry_of
 from mainspring.optim.update import ADAM, Kind, numbers
 
 COMPILE_FROM = 4 * 2**20
@@ -101,7 +101,7 @@ class FlatAdam(torch.optim.Optimizer):
             )
             for group in self.param_groups
         ]
-        self._allocate([parameter for _, parameters in groups for parameter in parameters])
+        allocate(self.state, [parameter for _, parameters in groups for parameter in parameters])
         work: list[tuple[dict[str, Any], list[Entry]]] = []
         counts: list[Tensor] = []
         for settings, parameters in groups:
@@ -109,7 +109,7 @@ class FlatAdam(torch.optim.Optimizer):
             for parameter in parameters:
                 state = self.state[parameter]
                 counts.append(state["step"])
-                entry = self._entry(parameter, state)
+                entry = entry_of(parameter, state, self.copies.get(parameter))
                 if entry.p.numel():
                     entries.append(entry)
             work.append((settings, merge(entries)))
@@ -150,48 +150,3 @@ class FlatAdam(torch.optim.Optimizer):
                 same = [e for e in same if e.p.numel() < SHORT]
             if same:
                 step_all(same, self.kind, now, lr, decay)
-
-    def _entry(self, parameter: nn.Parameter, state: dict[str, Any]) -> Entry:
-        gradient = parameter.grad
-        assert gradient is not None
-        if gradient.is_sparse:
-            raise ValueError("FlatAdam takes dense gradients; make the embedding with sparse=False")
-        tensors = [local(t) for t in (parameter, state["exp_avg"], state["exp_avg_sq"], gradient)]
-        p, m, v, g = tensors
-        if g.stride() != p.stride():
-            g = torch.empty_like(p, dtype=g.dtype).copy_(g)
-        copy = self.copies.get(parameter)
-        out = None if copy is None else local(copy)
-        seen = [flat(t) if t.stride() == p.stride() else None for t in (p, m, v, g)]
-        step = int(state["step"].item()) + 1
-        if any(t is None for t in seen) or (out is not None and not out.is_contiguous()):
-            raise ValueError(
-                f"a parameter of shape {list(p.shape)} and strides {list(p.stride())} does not fill a "
-                "stretch of memory; make it contiguous before the optimizer is made"
-            )
-        fp, fm, fv, fg = (t for t in seen if t is not None)
-        return Entry(fp, fm, fv, fg, None if out is None else plain(out), step)
-
-    def _allocate(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Give those of `parameters` without states theirs, side by side in memory where the parameters
-        are."""
-        simple: dict[int, nn.Parameter] = {}
-        for parameter in parameters:
-            if self.state[parameter]:
-                continue
-            state = self.state[parameter]
-            state["step"] = torch.tensor(0.0)
-            shard = not isinstance(parameter, DTensor) and parameter.ndim == 1 and parameter.is_contiguous()
-            if shard and parameter.numel():
-                simple[parameter.data_ptr()] = parameter
-                continue
-            for name in ("exp_avg", "exp_avg_sq"):
-                state[name] = torch.zeros_like(
-                    parameter, requires_grad=False, memory_format=torch.preserve_format
-                )
-        for chain in adjacent(p.detach() for p in simple.values()):
-            for name in ("exp_avg", "exp_avg_sq"):
-                whole = chain[0].new_zeros(sum(t.numel() for t in chain))
-                parts = torch.split(whole, [t.numel() for t in chain])
-                for tensor, part in zip(chain, parts, strict=True):
-                    self.state[simple[tensor.data_ptr()]][name] = part

@@ -15,6 +15,7 @@ from mainspring.parallel.api import (
 )
 from mainspring.parallel.mesh import Axes
 from mainspring.parallel.micro_batches import accumulate, has_results, measure
+from mainspring.parallel.pieces import piece_sum
 from mainspring.parallel.plan import Plan
 from mainspring.parallel.world import World
 from mainspring.parallel.zero import Shard
@@ -34,6 +35,7 @@ __all__ = [
     "materialize",
     "measure",
     "no_sync",
+    "piece_sum",
     "settle",
     "sharded_state",
     "shards",

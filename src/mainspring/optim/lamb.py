@@ -1,0 +1,143 @@
+"""LAMB: Adam's direction, and for each layer a length in proportion to its weights (arXiv 1904.00962)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from mainspring.nn.span import span_of
+from mainspring.optim.compiled import compiled_update
+from mainspring.optim.flat import COMPILE_FROM, SHORT
+from mainspring.optim.runs import Entry
+from mainspring.optim.states import allocate, entry_of
+from mainspring.optim.update import LAMB_MOMENTS, LAMB_WEIGHTS, Formula, Numbers, numbers, run
+
+Join = Callable[[Sequence[nn.Parameter], Tensor], None]
+"""Completes rows [n, k] of sums over what is here of n parameters (`parallel.piece_sum`)."""
+
+
+@dataclass
+class _Work:
+    parameter: nn.Parameter
+    entry: Entry
+    numbers: Numbers
+    lr: float
+    adapts: bool
+
+
+class Lamb(torch.optim.Optimizer):
+    """LAMB (You et al. 2020, arXiv 1904.00962, algorithm 2), with Adam's correction of the moments.
+
+    Two passes over memory: the first makes the new moments and the norms of each parameter and of its
+    direction `u = m / (sqrt(v) + eps) + weight_decay p`; the second makes `p - lr |p| / |u| u`. The ratio is
+    1 where a norm is 0. It takes whole parameters, DTensors and the 1-D pieces of sharded ones, with
+    gradients in their dtype or in 16 bits.
+
+    Args:
+        params: parameters or groups; `lr`, `betas`, `eps`, `weight_decay` and `adapt` may differ between
+            groups and steps.
+        lr: learning rate.
+        betas: decay of the first and the second moment.
+        eps: added to the square root of the second moment.
+        weight_decay: of the weights, as a part of the direction.
+        adapt: whether the ratio is used; biases and norms commonly go without (`optim.build` does so).
+        join: sums over the ranks that hold pieces (`parallel.piece_sum(model)`); needed for pieces and
+            DTensors. Every rank then steps at the same time, with parameters in the same order.
+        compiled: as in `FlatAdam`.
+    """
+
+    takes_low_gradients = True
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.01,
+        *,
+        adapt: bool = True,
+        join: Join | None = None,
+        compiled: bool | None = None,
+    ) -> None:
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "adapt": adapt}
+        super().__init__(params, defaults)
+        self.join = join
+        self.compiled = compiled
+        self.copies: dict[nn.Parameter, Tensor] = {}
+        """Where to write the new weights of a parameter in another dtype as well, in the second pass."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every parameter that has a gradient.
+
+        Args:
+            closure: computes the loss again, as in torch.
+
+        Raises:
+            ValueError: there are pieces and no `join`.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        everything = [p for group in self.param_groups for p in group["params"]]
+        allocate(self.state, [p for p in everything if p.grad is not None])
+        work = [
+            self._work(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None
+        ]
+        norms = self._norms(everything, work)
+        for one in work:
+            weight, direction = norms[one.parameter]
+            ratio = weight / direction if one.adapts and weight > 0 and direction > 0 else 1.0
+            self._run(LAMB_WEIGHTS, one.entry, one.numbers._replace(lerp=one.lr * ratio))
+            self.state[one.parameter]["step"] += 1
+        return loss
+
+    def _work(self, parameter: nn.Parameter, group: dict[str, Any]) -> _Work:
+        entry = entry_of(parameter, self.state[parameter], self.copies.get(parameter))
+        settings = {key: group[key] for key in ("betas", "eps", "weight_decay")}
+        now = numbers("adam", entry.step, lr=1.0, **settings)
+        return _Work(parameter, entry, now, float(group["lr"]), bool(group["adapt"]))
+
+    def _norms(
+        self, everything: list[nn.Parameter], work: list[_Work]
+    ) -> dict[nn.Parameter, tuple[float, float]]:
+        """New moments; lengths of all parameters and of their directions, each as a whole."""
+        squares = {p: torch.zeros(2, dtype=torch.float64) for p in everything}
+        for one in work:
+            sums = self._run(LAMB_MOMENTS, one.entry, one.numbers)
+            if sums is not None:
+                squares[one.parameter] = sums.to("cpu", torch.float64)
+        if self.join is None and any(isinstance(p, DTensor) or span_of(p) is not None for p in everything):
+            raise ValueError("LAMB needs the norms of whole parameters and has pieces: give it join=")
+        rows = torch.stack([squares[p] for p in everything])
+        if self.join is not None:
+            there = rows.to(everything[0].device)
+            self.join(everything, there)
+            rows = there.to("cpu")
+        lengths: list[tuple[float, float]] = [(a, b) for a, b in rows.sqrt().tolist()]
+        return dict(zip(everything, lengths, strict=True))
+
+    def _run(self, formula: Formula, entry: Entry, now: Numbers) -> Tensor | None:
+        p, g = entry.p, entry.g
+        if not p.numel():
+            return None
+        out = entry.out if "p" in formula.writes else None
+        h = now.as_tensor(p.device)
+        if p.dtype == torch.float32 and p.numel() >= SHORT and self._wants():
+            kernel = compiled_update(formula, p.device.type, g.dtype, None if out is None else out.dtype)
+            if kernel is not None:
+                return kernel(p, entry.m, entry.v, g, out, h)
+        return run(formula, p, entry.m, entry.v, g, out, h.to(p.dtype))
+
+    def _wants(self) -> bool:
+        if self.compiled is not None:
+            return self.compiled
+        held: list[nn.Parameter] = [p for group in self.param_groups for p in group["params"]]
+        return sum(p.numel() for p in held) >= COMPILE_FROM
