@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from mainspring.data.batch import causal_batch
 from mainspring.nn import Transformer, TransformerConfig, blocked_attention, initialize
 from mainspring.parallel.precision import Autocast
-from mainspring.planner.activations import kept_bytes, layer_bytes, logit_bytes
+from mainspring.planner.activations import head_bytes, kept_bytes, layer_bytes, logit_bytes
 from mainspring.planner.parameters import count_parameters
 
 # Sizes at which no activation has as many elements as a weight: that is how casts of weights are told apart.
@@ -34,6 +34,15 @@ SHAPES = {
         "dropout": 0.1,
     },
     "t5": {"positions": [{"kind": "t5_bias"}]},
+    "experts": {"experts": {"count": 4, "top_k": 2, "capacity_factor": None}},
+    "t5 both": {"positions": [{"kind": "t5_bias"}], "n_layers": 0, "encoder_layers": 3, "decoder_layers": 3},
+    "both": {"n_layers": 0, "encoder_layers": 3, "decoder_layers": 3},
+}
+LAYERS = [name for name in SHAPES if "both" not in name and name != "experts"]
+DISTANCES = {
+    "positions": [{"kind": "disentangled", "max_distance": 32}],
+    "embed_norm": True,
+    "norm_place": "post",
 }
 
 
@@ -51,7 +60,7 @@ def saved(config, numerics, *, remat=False):
     """Bytes that autograd keeps: of the model, of the loss; parameters and casts of weights apart."""
     model = initialize(Transformer(config), seed=0).train()
     model.remat = remat
-    weights = {p.numel() for p in model.parameters() if p.ndim == 2}
+    weights = {p.numel() for p in model.parameters() if p.ndim >= 2}
     if numerics == "autocast":
         Autocast(model)
     elif numerics == "bf16":
@@ -76,7 +85,7 @@ def saved(config, numerics, *, remat=False):
 
 
 @pytest.mark.parametrize("numerics", ["fp32", "autocast", "bf16"])
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_keeps_what_the_formula_says(name, numerics):
     """Within 1 % a layer, by the difference of two depths."""
     two, three = (saved(shape(name, n_layers=n), numerics)[0] for n in (2, 3))
@@ -88,14 +97,16 @@ def test_a_layer_keeps_what_the_formula_says(name, numerics):
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_whole_model_keeps_what_the_formula_says(name, numerics):
     """Within 2 %: look-up indices and tensors that are shared by the layers are left out of the formula."""
-    config = shape(name, n_layers=4)
+    config = shape(name, **({} if "both" in name else {"n_layers": 4}))
     found = saved(config, numerics)[0] / (ROWS * LENGTH)
     assert found == pytest.approx(kept_bytes(config, LENGTH, numerics), rel=0.02)
 
 
-def test_recomputation_keeps_the_inputs():
-    shallow, deep = (saved(shape("gpt2", n_layers=n), "fp32", remat=True)[0] for n in (2, 6))
-    formula = [kept_bytes(shape("gpt2", n_layers=n), LENGTH, "fp32", kept="input") for n in (2, 6)]
+@pytest.mark.parametrize("numerics", ["fp32", "autocast", "bf16"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "attention dropout", "t5"])
+def test_recomputation_keeps_the_inputs(name, numerics):
+    shallow, deep = (saved(shape(name, n_layers=n), numerics, remat=True)[0] for n in (2, 6))
+    formula = [kept_bytes(shape(name, n_layers=n), LENGTH, numerics, kept="input") for n in (2, 6)]
     assert (deep - shallow) / (ROWS * LENGTH) == pytest.approx(formula[1] - formula[0], rel=0.01)
 
 
@@ -112,19 +123,23 @@ def test_logits():
     assert logit_bytes(config, "fp32") == pytest.approx(3 * kept, rel=0.01)
 
 
-@pytest.mark.parametrize("numerics", ["fp32", "bf16"])
-def test_an_encoder_decoder_keeps_what_the_formula_says(numerics):
-    config = shape("gpt2", n_layers=0, encoder_layers=3, decoder_layers=3)
-    found = saved(config, numerics)[0] / (ROWS * LENGTH)
-    assert found == pytest.approx(kept_bytes(config, LENGTH, numerics), rel=0.03)
+@pytest.mark.parametrize("numerics", ["fp32", "autocast", "bf16"])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_disentangled_attention_keeps_what_the_formula_says(numerics, dropout, monkeypatch):
+    """Of further rows: projected distances are there once for all."""
+    config = shape("gpt2", **DISTANCES, attention_dropout=dropout)
+    few = saved(config, numerics)[0]
+    monkeypatch.setitem(globals(), "ROWS", 2 * ROWS)
+    more = saved(config, numerics)[0]
+    want = kept_bytes(config, LENGTH, numerics)
+    assert (more - few) / (ROWS // 2 * LENGTH) == pytest.approx(want, rel=0.02)
 
 
 def test_encoder_decoder_layers_are_both_counted():
     both = shape("gpt2", n_layers=0, encoder_layers=2, decoder_layers=3)
     plain, cross = layer_bytes(both, LENGTH, "fp32"), layer_bytes(both, LENGTH, "fp32", cross=True)
-    head = kept_bytes(shape("gpt2", n_layers=1), LENGTH, "fp32") - layer_bytes(shape("gpt2"), LENGTH, "fp32")
     assert cross > plain
-    assert kept_bytes(both, LENGTH, "fp32") == pytest.approx(2 * plain + 3 * cross + head)
+    assert kept_bytes(both, LENGTH, "fp32") == pytest.approx(2 * plain + 3 * cross + head_bytes(both, "fp32"))
 
 
 def test_parameters_are_counted_without_memory():

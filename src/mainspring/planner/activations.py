@@ -11,6 +11,7 @@ a row.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +22,8 @@ Numerics = Literal["fp32", "autocast", "bf16"]
 """How bfloat16 is used: not at all; by autocast (residual stream in fp32); or throughout (FSDP2's policy)."""
 
 _FP32 = 4
+_CHOICE = 60
+"""Bytes of a token's choice of an expert: indices, orders, factors."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +74,15 @@ def layer_bytes(
 
 
 def layer_parts(
-    config: TransformerConfig, seq_len: int, numerics: Numerics, *, cross: bool = False, cuda: bool = False
+    config: TransformerConfig,
+    seq_len: int,
+    numerics: Numerics,
+    *,
+    cross: bool = False,
+    experts: int = 0,
+    cuda: bool = False,
 ) -> LayerBytes:
-    """The same, taken apart."""
+    """The same, taken apart; with so many experts in place of the feed-forward."""
     w = Widths.of(numerics, cuda=cuda)
     h, i, f = config.d_model, config.n_heads * config.head_width, config.d_ff
     rotated = 2 * i * w.compute if config.rotary else 0
@@ -82,9 +91,18 @@ def layer_parts(
     sub_layer = h * w.residual + h * w.compute + _norm_bytes(config, numerics) + _dropout(config, h, w)
     feed_forward = (4 * f if config.gated else 2 * f) * w.compute
     scores = _scores(config, seq_len, numerics, w)
+    stream = 2 * sub_layer
+    if experts and config.experts is not None:
+        # Rows sorted by expert before and after, the activation's input, and the gate's: its tokens in fp32.
+        k = config.experts.top_k
+        feed_forward = k * (2 * f if config.gated else f) * w.compute
+        stream += 2 * k * h * w.compute + (h * (_FP32 - w.compute)) + 2 * experts * _FP32 + _CHOICE * k
     if not cross:
-        return LayerBytes(2 * sub_layer, attention + feed_forward, scores)
-    return LayerBytes(3 * sub_layer, attention + feed_forward + 4 * i * w.compute, 2 * scores)
+        return LayerBytes(stream, attention + feed_forward, scores)
+    # Attention to the source has no distances; under autocast the source is cast for each layer.
+    scores += _scores(config, seq_len, numerics, w, distances=False)
+    cast = h * w.compute if numerics == "autocast" else 0
+    return LayerBytes(stream + sub_layer + cast, attention + feed_forward + 4 * i * w.compute, scores)
 
 
 def head_bytes(config: TransformerConfig, numerics: Numerics, *, cuda: bool = False) -> float:
@@ -98,6 +116,10 @@ def head_bytes(config: TransformerConfig, numerics: Numerics, *, cuda: bool = Fa
         total += h * w.compute * (1 if config.head_transform else 0)
     if config.head_transform:
         total += h * w.compute
+    if config.is_encoder_decoder:  # the encoder's last norm, and what it hands on
+        total += h * w.residual + (h * w.residual + _norm_bytes(config, numerics)) * (
+            config.norm_place == "pre"
+        )
     return total
 
 
@@ -144,18 +166,19 @@ def kept_bytes(
         in_flight: micro-batches of which it keeps activations (`schedule.in_flight`).
         cuda: on a GPU rather than a CPU.
     """
-    stacks = (
-        [(config.encoder_layers, False), (config.decoder_layers, True)]
-        if config.is_encoder_decoder
-        else [(config.n_layers, False)]
+    both = config.is_encoder_decoder
+    kinds = Counter(
+        (both and index == 1, experts)
+        for index, stack in enumerate(config.experts_by_layer)
+        for experts in stack
     )
-    depth = sum(count for count, _ in stacks)
+    depth = kinds.total()
     share = 1.0 if blocks is None else blocks / depth
     stream = tensor if tensor_sequence else 1
     head = ends * head_bytes(config, numerics, cuda=cuda) / stream
     full = most = 0.0
-    for count, cross in stacks:
-        layer = layer_parts(config, seq_len, numerics, cross=cross, cuda=cuda)
+    for (cross, experts), count in kinds.items():
+        layer = layer_parts(config, seq_len, numerics, cross=cross, experts=experts, cuda=cuda)
         scores = layer.scores if kept != "selective" else 0.0
         full += count * share * (layer.stream / stream + (layer.inner + scores) / tensor)
         most = max(most, layer.stream / stream + (layer.inner + layer.scores) / tensor)
@@ -182,10 +205,16 @@ def _dropout(config: TransformerConfig, width: int, w: Widths) -> float:
     return width * w.mask if config.dropout else 0
 
 
-def _scores(config: TransformerConfig, seq_len: int, numerics: Numerics, w: Widths) -> float:
+def _scores(
+    config: TransformerConfig, seq_len: int, numerics: Numerics, w: Widths, *, distances: bool = True
+) -> float:
     """What PyTorch's attention keeps beside queries, keys, values and output; blocked attention nothing."""
     a, i = config.n_heads, config.n_heads * config.head_width
-    if not keeps_scores(config):
+    if distances and config.disentangled is not None:
+        # Ours: probabilities, and with dropout what is left of them. (The projected distances of a layer are
+        # there once for all rows, and are left out.)
+        return a * seq_len * w.compute * (2 if config.attention_dropout else 1)
+    if not config.attention_dropout and not (distances and config.t5_bias is not None):
         return a * _FP32  # fused: one log-sum-exp a head
     # Unfused: the softmax; with dropout also the mask and the product; in bfloat16 fp32 copies of q, k, v
     # too.
