@@ -158,19 +158,20 @@ def timed(ranks: int, precision: str, rounds: int) -> list[dict[str, Any]]:
     ]
 
 
-def counted(model: str, world: int) -> list[dict[str, Any]]:
+def counted(label: str) -> list[dict[str, Any]]:
     """A row with the bytes of a rank, predicted and counted in a fake world, by a process of its own."""
+    model, plan = VERIFIED[label]
     program = (
-        "import json, sys; from dataclasses import asdict; from mainspring.planner import Candidate, verify; "
+        "import json; from dataclasses import asdict; from mainspring.planner import Candidate, verify; "
         "from mainspring.planner import presets; "
-        f"print(json.dumps(asdict(verify(presets.{model}, Candidate(data={world}, zero=3)))))"
+        f"print(json.dumps(asdict(verify(presets.{model}, Candidate(**{plan!r})))))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     checked = json.loads(done.stdout)
     predicted_bytes, counted_bytes = (sum(checked[k].values()) for k in ("predicted", "counted"))
     return [
         {
-            "plan": f"{LARGE[model]}, ZeRO-3 over {world} ranks",
+            "plan": label,
             "predicted_bytes": predicted_bytes,
             "counted_bytes": counted_bytes,
             "ratio": predicted_bytes / counted_bytes,
@@ -180,7 +181,51 @@ def counted(model: str, world: int) -> list[dict[str, Any]]:
     ]
 
 
-LARGE = {"TURING_NLG": "T-NLG 17 B", "TRILLION": "GPT of 1 T"}
+VERIFIED: dict[str, tuple[str, dict[str, Any]]] = {
+    "T-NLG 17 B, 256 ranks, ZeRO-3": ("TURING_NLG", {"data": 256, "zero": 3}),
+    "T-NLG 17 B, 256 ranks, 4 tensor x 2 stages, ZeRO-1": (
+        "TURING_NLG",
+        {"data": 32, "tensor": 4, "pipeline": 2, "zero": 1, "accumulation": 8},
+    ),
+    "GPT of 1 T, 1,024 ranks, ZeRO-3": ("TRILLION", {"data": 1024, "zero": 3}),
+    "GPT of 1 T, 1,024 ranks, 8 tensor x 8 stages, ZeRO-1": (
+        "TRILLION",
+        {"data": 16, "tensor": 8, "pipeline": 8, "zero": 1, "accumulation": 16},
+    ),
+    "Z-code 10 B, 64 ranks, 16 expert ranks, ZeRO-1": ("ZCODE", {"data": 64, "expert": 16, "zero": 1}),
+}
+SEARCHED: dict[str, tuple[str, str, int, int, int]] = {
+    "T-NLG 17 B, 256 x V100-32G": ("TURING_NLG", "v100-32g", 256, 512, 1024),
+    "GPT of 1 T, 1,024 x A100-80G": ("TRILLION", "a100-80g", 1024, 3072, 2048),
+    "DeBERTa 1.5 B, 64 x V100-32G": ("DEBERTA", "v100-32g", 64, 2048, 512),
+    "Z-code 10 B, 64 x V100-32G": ("ZCODE", "v100-32g", 64, 4096, 256),
+}
+"""Model, device, ranks, rows of the global batch, tokens a row."""
+
+
+def searched(label: str) -> list[dict[str, Any]]:
+    """A row with the plan that a search over the whole space chooses."""
+    from mainspring import planner
+    from mainspring.planner import presets
+
+    model, name, world, batch, seq_len = SEARCHED[label]
+    began = time.perf_counter()
+    config = getattr(presets, model)
+    shape = planner.inventory_of(config), planner.work_of(config, seq_len)
+    found = planner.search(*shape, planner.device(name), world, batch)
+    best = found.best()
+    return [
+        {
+            "plan": f"{label}: {best.candidate.overrides()}",
+            "search_s": time.perf_counter() - began,
+            "predicted_s": best.cost.seconds_per_step,
+            "device_gib": best.cost.memory / 2**30,
+            "fit": len(found.fits),
+            "rejected": len(found.rejected),
+        }
+    ]
+
+
 TIE = 1.03
 """Plans whose predictions are nearer than this are a tie: neither order of them is wrong."""
 
@@ -212,13 +257,17 @@ def main() -> int:
             worst = max(max(row["ratio"], 1 / row["ratio"]) for row in part)
             bars.append(harness.Bar(f"time, {label}", worst, 1.25, at_most=True))
             bars.append(harness.Bar(f"order of the best three, {label}", misorder(part), 1.03, at_most=True))
-    for model, world in (("TURING_NLG", 256), ("TRILLION", 1024)):
-        (row,) = harness.resume(arguments.parts, model, partial(counted, model, world))
+    for label in VERIFIED:
+        (row,) = harness.resume(arguments.parts, label, partial(counted, label))
         rows.append(row)
         error = max(row["ratio"], 1 / row["ratio"])
-        bars.append(harness.Bar(f"bytes of {LARGE[model]}", error, 1.02, at_most=True))
-        bars.append(harness.Bar(f"seconds, fake world of {LARGE[model]}", row["seconds"], 30, at_most=True))
-        bars.append(harness.Bar(f"GiB, fake world of {LARGE[model]}", row["resident_gib"], 1, at_most=True))
+        bars.append(harness.Bar(f"bytes of {label}", error, 1.02, at_most=True))
+        bars.append(harness.Bar(f"seconds, fake world of {label}", row["seconds"], 30, at_most=True))
+        bars.append(harness.Bar(f"GiB, fake world of {label}", row["resident_gib"], 1, at_most=True))
+    for label in () if arguments.quick else SEARCHED:
+        (row,) = harness.resume(arguments.parts, label, partial(searched, label))
+        rows.append(row)
+        bars.append(harness.Bar(f"seconds, search for {label}", row["search_s"], 300, at_most=True))
     notes = [
         "A step is forward, backward, clipping and Adam, of a GPT of 256 x 4 layers, 4,096 tokens in all.",
         "Ratios are predicted over measured; the bar is the worst of six plans, either way.",

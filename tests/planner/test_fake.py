@@ -9,13 +9,14 @@ import pytest
 PROGRAM = """
 import json, sys
 from mainspring.planner import Candidate, verify
-from mainspring.planner.presets import TRILLION, TURING_NLG
+from mainspring.planner.presets import TRILLION, TURING_NLG, ZCODE
 from mainspring.models.gpt2.config import gpt2
-config = {"tnlg": TURING_NLG, "trillion": TRILLION, "odd": gpt2(72, 5, 3, vocab_size=331)}[sys.argv[1]]
+shapes = {"tnlg": TURING_NLG, "trillion": TRILLION, "zcode": ZCODE, "odd": gpt2(72, 5, 3, vocab_size=331)}
+config = shapes[sys.argv[1]]
 found = []
 for case in json.loads(sys.argv[2]):
-    precision = case.pop("precision", "bf16")
-    seen = verify(config, Candidate(**case), precision)
+    precision, rank = case.pop("precision", "bf16"), case.pop("rank", 0)
+    seen = verify(config, Candidate(**case), precision, rank=rank)
     found.append([seen.error, seen.seconds, seen.resident, seen.counted, seen.predicted])
 print(json.dumps(found))
 """
@@ -54,3 +55,31 @@ def test_every_stage_back_end_and_precision():
     ]
     for case, (error, *_) in zip(cases, verified("odd", cases), strict=True):
         assert error < 0.02, case
+
+
+THREE = {"tensor": 4, "pipeline": 2, "zero": 1, "accumulation": 4}
+
+
+@pytest.mark.parametrize(
+    ("model", "cases"),
+    [
+        (
+            "tnlg",
+            [
+                {"data": 64, "tensor": 4, "zero": 1},
+                {"data": 64, "tensor": 4, "tensor_sequence": True, "zero": 3},
+                {"data": 32, **THREE},
+                {"data": 32, **THREE, "rank": 128},
+                {"data": 16, **THREE, "pipeline": 4, "schedule": "interleaved", "chunks": 2},
+                {"data": 16, **THREE, "sequence": 2, "schedule": "zero_bubble"},
+            ],
+        ),
+        ("trillion", [{"data": 16, **THREE, "tensor": 8, "pipeline": 8, "accumulation": 16}]),
+        ("zcode", [{"data": 64, "expert": 16, "zero": 1}, {"data": 32, "tensor": 2, "expert": 8, "zero": 1}]),
+        ("odd", [{"data": 2, "tensor": 3, "pipeline": 5, "accumulation": 5, "precision": "fp32"}]),
+    ],
+)
+def test_three_dimensions_hold_what_was_predicted(model, cases):
+    for case, (error, seconds, resident, *_) in zip(cases, verified(model, cases), strict=True):
+        assert error < 0.02, case
+        assert seconds < 30 and resident < 2**30, case

@@ -85,7 +85,7 @@ def verify(
     objective: Objective | None = None,
     rank: int = 0,
 ) -> Verified:
-    """Carry a candidate out on meta tensors and count the states of a rank; rank 0 is the fullest.
+    """Carry a candidate out on meta tensors and count the states of a rank; rank 0 is its stage's fullest.
 
     Raises:
         PlanError: `parallel.apply` cannot carry it out yet, or this process is a rank of a real world.
@@ -101,7 +101,8 @@ def verify(
     with fake_world(plan.world, rank):
         parallel.apply(model, plan, precision=precision, reduce="sum")
         counted = count_states(model, candidate, precision)
-    states = state_bytes(inventory, candidate, numerics_of(candidate, precision)).device
+    stage = rank * candidate.pipeline // candidate.world
+    states = state_bytes(inventory, candidate, numerics_of(candidate, precision), stage=stage).device
     return Verified(
         candidate,
         {kind: states[kind] for kind in COUNTED},
