@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 IGNORE = -100
@@ -83,3 +84,25 @@ def pad_rows(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
         ids[i, : len(row)] = torch.as_tensor(row, dtype=torch.int64)
         valid[i, : len(row)] = True
     return ids, valid
+
+
+def lengthened(batch: TokenBatch, more: int) -> TokenBatch:
+    """Rows [B, T] with `more` tokens of padding at their ends: [B, T + more]."""
+    if not more:
+        return batch
+    valid = torch.ones_like(batch.ids, dtype=torch.bool) if batch.valid is None else batch.valid
+    longer = {name: F.pad(t, (0, more)) for name, t in batch._asdict().items() if t is not None}
+    longer["valid"] = F.pad(valid, (0, more), value=False)
+    longer["pos"] = _continued(batch.pos, more)
+    longer["rank"] = torch.cat([batch.rank, batch.rank[:, -1:].expand(-1, more)], 1)
+    if batch.doc is not None:
+        longer["doc"] = torch.cat([batch.doc, batch.doc[:, -1:].expand(-1, more)], 1)
+    if batch.labels is not None:
+        longer["labels"] = F.pad(batch.labels, (0, more), value=IGNORE)
+    return TokenBatch(**longer)
+
+
+def _continued(pos: Tensor, more: int) -> Tensor:
+    """Positions that count on, but not beyond the largest, which may be the last that the model has."""
+    on = pos[:, -1:] + torch.arange(1, more + 1, device=pos.device)
+    return torch.cat([pos, on.clamp(max=int(pos.max()))], 1)

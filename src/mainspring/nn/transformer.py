@@ -8,9 +8,10 @@ from itertools import islice
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mainspring.data.batch import TokenBatch
+from mainspring.data.batch import TokenBatch, lengthened
 from mainspring.errors import UsageError
 from mainspring.nn.attention import Here, Sight, TokenSpread
 from mainspring.nn.block import Block, make_norm
@@ -123,6 +124,13 @@ class Transformer(nn.Module):
             UsageError: the source or cache does not fit the model, or a token or position is out of range; a
                 part is asked for hidden states, or with a cache.
         """
+        length, more = batch.ids.shape[1], -batch.ids.shape[1] % self.peers.token_parts
+        if more:  # rows whose tokens the ranks can share out
+            batch = lengthened(batch, more)
+            embeds = None if embeds is None else F.pad(embeds, (0, 0, 0, more))
+            select = None if select is None else F.pad(select, (0, more))
+        if source is not None:
+            source = lengthened(source, -source.ids.shape[1] % self.peers.token_parts)
         facts = self._inspect(batch)
         self._check_source(source, cache)
         depth = 0 if self.encoder is None else len(self.encoder)
@@ -172,6 +180,10 @@ class Transformer(nn.Module):
         logits: Tensor = self.head(read, self.embeddings.token.weight, columns)
         summary, pair = (None, None) if self.pooler is None else self.pooler(self.spread.first(hidden))
         given = tuple(self.peers.join(state) for state in kept) if states else None
+        if more:
+            logits = logits if select is not None else logits[:, :length]
+            hidden = hidden[:, :length]
+            given = None if given is None else tuple(state[:, :length] for state in given)
         here = self.head if columns == "own" else None
         vocabulary = here.vocabulary if isinstance(here, LanguageHead) else WHOLE
         return Output(logits, hidden, given, summary, pair, _total(auxiliary), vocabulary)

@@ -9,7 +9,7 @@ Legend: N rows, E experts, D width, F inner width (twice that before a gate).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -21,6 +21,7 @@ from mainspring.nn.config import Activation, TransformerConfig
 from mainspring.nn.feed_forward import apply_activation
 from mainspring.nn.linear import FEWEST_ROWS, linear
 from mainspring.nn.moe.derivative import differentiate_activation
+from mainspring.nn.peers import ALONE, Along, Peers
 
 SMALLEST = 1 << 19
 """Multiplications of an expert in one map, on average, from which going one by one is worth it."""
@@ -51,10 +52,17 @@ class Experts(nn.Module):
 
     def __init__(self, config: TransformerConfig, count: int) -> None:
         super().__init__()
+        self.peers: Peers = ALONE
+        self.d_ff = config.d_ff
         self.activation = config.activation
         inner = config.d_ff * (2 if config.gated else 1)
         self.up = ExpertMaps(count, config.d_model, inner, config.bias)
         self.down = ExpertMaps(count, config.d_ff, config.d_model, config.bias)
+
+    @property
+    def cuts(self) -> Mapping[str, Along]:
+        """By columns of every expert's inner width; biases stay whole."""
+        return {"up.weight": Along(1, self.d_ff, "d_ff"), "down.weight": Along(2, self.d_ff, "d_ff")}
 
     def forward(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
         """Apply expert e to its rows: [N, D] -> [N, D].
@@ -63,7 +71,7 @@ class Experts(nn.Module):
             rows: sorted by expert.
             counts: rows of each expert; they add up to N.
         """
-        weights: list[Any] = [self.up.weight, self.up.biases, self.down.weight, self.down.biases]
+        weights: list[Any] = [self.up.weight, self._up_biases(), self.down.weight, self._down_biases()]
         kind = rows.device.type
         if torch.is_autocast_enabled(kind):
             lower = torch.get_autocast_dtype(kind)
@@ -71,6 +79,16 @@ class Experts(nn.Module):
             weights = [w if w is None else w.to(lower) for w in weights]
         apply: Callable[..., Tensor] = apply_each if one_by_one(rows, self.up.weight) else apply_grouped
         return apply(rows, *weights, list(counts), self.activation)
+
+    def _up_biases(self) -> Tensor | None:
+        """[E, out], of the part of the inner width that is here, or none."""
+        if self.up.biases is None:
+            return None
+        (shared,) = self.peers.share(self.up.biases)
+        return self.peers.part(shared, 1)
+
+    def _down_biases(self) -> Tensor | None:
+        return None if self.down.biases is None else self.peers.once(self.down.biases)
 
 
 def one_by_one(rows: Tensor, up: Tensor) -> bool:

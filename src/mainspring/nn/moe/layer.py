@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +13,7 @@ from mainspring.nn.linear import Linear
 from mainspring.nn.moe.dispatch import Exchange, Local
 from mainspring.nn.moe.experts import Experts
 from mainspring.nn.moe.gate import Gate
+from mainspring.nn.peers import ALONE, Along, Peers
 
 
 class ExpertFeedForward(nn.Module):
@@ -27,12 +30,22 @@ class ExpertFeedForward(nn.Module):
     def __init__(self, config: TransformerConfig, count: int) -> None:
         super().__init__()
         assert config.experts is not None
+        self.peers: Peers = ALONE
         self.gate = Gate(config.experts, config.d_model, count)
         self.experts = Experts(config, count)
         self.dense = FeedForward(config) if config.experts.residual else None
         self.mix = Linear(config.d_model, 2) if config.experts.residual else None
         self.exchange: Exchange = Local()
         """How rows reach their experts; expert parallelism sets another."""
+
+    @property
+    def cuts(self) -> Mapping[str, Along]:
+        """None of its own: every rank decides about all tokens."""
+        return {}
+
+    def on_stream(self) -> list[nn.Module]:
+        """What mixes experts and the dense feed-forward."""
+        return [] if self.mix is None else [self.mix]
 
     def into_residual(self) -> list[nn.Module]:
         """The maps that write into the residual stream."""
@@ -48,10 +61,12 @@ class ExpertFeedForward(nn.Module):
         Returns:
             [B, T, D], and the gate's auxiliary losses, fp32 [2]: balance and z.
         """
-        flat = x.reshape(-1, x.shape[-1])
+        whole = self.peers.join(x)
+        flat = whole.reshape(-1, x.shape[-1])
         gated = self.gate(flat, None if valid is None else valid.reshape(-1))
-        rows, counts, combine = self.exchange.dispatch(flat, gated.routing)
-        out = combine(self.experts(rows, counts)).view(x.shape)
+        (inner,), (weight,) = self.peers.share(flat), self.peers.share(gated.routing.weight)
+        rows, counts, combine = self.exchange.dispatch(inner, gated.routing._replace(weight=weight))
+        out = self.peers.leave(combine(self.experts(rows, counts)).view(whole.shape))
         if self.dense is not None and self.mix is not None:
             share = torch.softmax(self.mix(x), dim=-1)
             out = share[..., :1] * out + share[..., 1:] * self.dense(x)

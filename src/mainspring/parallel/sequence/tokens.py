@@ -9,11 +9,9 @@ Legend: B rows, T tokens, s ranks, t = T / s tokens here.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from mainspring import comm
-from mainspring.data.batch import IGNORE, TokenBatch
+from mainspring.data.batch import TokenBatch, lengthened
 from mainspring.parallel.tensor.operators import Line
 
 _NEEDED = ("ids", "pos", "rank", "probe", "doc", "valid")
@@ -33,7 +31,7 @@ def split_tokens(batch: TokenBatch, index: int, size: int) -> TokenBatch:
     length = batch.ids.shape[1]
     more = -length % size
     if more:
-        batch = _lengthened(batch, more)
+        batch = lengthened(batch, more)
     share = (length + more) // size
     here = slice(index * share, (index + 1) * share)
     return TokenBatch._make(None if t is None else t[:, here] for t in batch)
@@ -60,23 +58,3 @@ def concatenated(shares: list[TokenBatch]) -> TokenBatch:
     return TokenBatch._make(
         None if field[0] is None else torch.cat(field, 1) for field in zip(*shares, strict=True)
     )
-
-
-def _lengthened(batch: TokenBatch, more: int) -> TokenBatch:
-    """Rows with `more` tokens of padding at their ends."""
-    valid = torch.ones_like(batch.ids, dtype=torch.bool) if batch.valid is None else batch.valid
-    longer = {name: F.pad(t, (0, more)) for name, t in batch._asdict().items() if t is not None}
-    longer["valid"] = F.pad(valid, (0, more), value=False)
-    longer["pos"] = _continued(batch.pos, more)
-    longer["rank"] = torch.cat([batch.rank, batch.rank[:, -1:].expand(-1, more)], 1)
-    if batch.doc is not None:
-        longer["doc"] = torch.cat([batch.doc, batch.doc[:, -1:].expand(-1, more)], 1)
-    if batch.labels is not None:
-        longer["labels"] = F.pad(batch.labels, (0, more), value=IGNORE)
-    return TokenBatch(**longer)
-
-
-def _continued(pos: Tensor, more: int) -> Tensor:
-    """Positions that count on, but not beyond the largest, which may be the last that the model has."""
-    on = pos[:, -1:] + torch.arange(1, more + 1, device=pos.device)
-    return torch.cat([pos, on.clamp(max=int(pos.max()))], 1)
