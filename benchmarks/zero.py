@@ -190,7 +190,8 @@ def child(engine: str, size: str, precision: str, steps: int, out: Path) -> None
     seconds = [b - a for a, b in zip(ends[WARM:], ends[WARM + 1 :], strict=False)]
     found = {"seconds": seconds, "peak": status("VmHWM") - imports, "first": ends[1] - began}
     (out / f"{os.environ['RANK']}.json").write_text(json.dumps(found))
-    dist.destroy_process_group()
+    dist.barrier()
+    os._exit(0)  # gloo's threads of a peer have been seen to wait for each other at the end of a process
 
 
 def measure(engine: str, size: str, precision: str, steps: int, deepspeed: Path) -> dict[str, float]:
@@ -209,7 +210,9 @@ def measure(engine: str, size: str, precision: str, steps: int, deepspeed: Path)
         }  # fmt: skip
         if engine in DEEPSPEED:
             environment["TORCH_EXTENSIONS_DIR"] = str(deepspeed.parents[2] / "torch_extensions")
-        ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        ran = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False, timeout=600
+        )
         if ran.returncode:
             raise RuntimeError(f"{engine}: {ran.stdout[-1000:]}{ran.stderr[-3000:]}")
         ranks = [json.loads(path.read_text()) for path in Path(out).glob("*.json")]
@@ -254,13 +257,10 @@ def main() -> int:
         results: dict[str, list[dict[str, float]]] = {engine: [] for engine in engines}
         for turn in range(rounds):
             first = turn % len(engines)
-            candidates = {
-                engine: partial(measure, engine, size, precision, steps, deepspeed)
-                for engine in engines[first:] + engines[:first]
-            }
-            key = f"{size} {precision} round {turn + 1}"
-            for run in resume(arguments.parts, key, partial(one_round, candidates)):
-                results[run.pop("engine")].append(run)
+            for engine in engines[first:] + engines[:first]:
+                turns = {engine: partial(measure, engine, size, precision, steps, deepspeed)}
+                key = f"{size} {precision} {engine} round {turn + 1}"
+                results[engine] += resume(arguments.parts, key, partial(once, turns))
         keys = ("tokens_per_second", "peak", "first")
         found = {e: {k: median([run[k] for run in runs]) for k in keys} for e, runs in results.items()}
         for engine, figures in found.items():
@@ -294,9 +294,9 @@ def main() -> int:
                   arguments=arguments)  # fmt: skip
 
 
-def one_round(candidates: dict[str, Callable[[], dict[str, float]]]) -> list[dict[str, Any]]:
-    """What each engine reached, one after the other."""
-    return [{"engine": engine, **runs[0]} for engine, runs in interleave(1, candidates).items()]
+def once(turn: dict[str, Callable[[], dict[str, float]]]) -> list[dict[str, Any]]:
+    """What an engine reaches in its turn of a round."""
+    return [run for runs in interleave(1, turn).values() for run in runs]
 
 
 def compare(found: dict[str, dict[str, float]], where: str) -> list[Bar]:
