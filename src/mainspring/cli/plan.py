@@ -9,6 +9,7 @@ import typer
 
 from mainspring.cli.console import out, table, write_json
 from mainspring.cli.options import AsJson, Overrides, RecipeName
+from mainspring.errors import PlanError
 
 if TYPE_CHECKING:
     from mainspring.planner import Found
@@ -93,6 +94,8 @@ def plan(
         write_json(seen.as_dict(explain=explain))
     else:
         show_survey(seen, explain=explain)
+    if not seen.found.fits:
+        raise PlanError(seen.found.nearest())
 
 
 def show_forecast(found: Forecast) -> None:

@@ -99,8 +99,8 @@ class Found:
         """What lacks least, for a message."""
         by_lack = [r for r in self.rejected if "over" in r.numbers]
         if not by_lack:
-            why = self.rejected[0].reason if self.rejected else "there was nothing to try"
-            return f"no plan: {why}"
+            why = list(dict.fromkeys(one.reason for one in self.rejected)) or ["there was nothing to try"]
+            return f"no plan: {few(why, '; ', most=3)}"
         least = min(by_lack, key=lambda r: r.numbers["over"])
         return f"no plan fits; the nearest is {least.candidate.overrides()}: {least.reason}"
 
@@ -289,7 +289,12 @@ def _structure(
             split=split,
         )
     if rows % c.data:
-        return no(f"{rows} rows do not divide by data = {c.data}", rows=rows, data=c.data)
+        near = " or ".join(str(n) for n in (rows // c.data * c.data, (rows // c.data + 1) * c.data) if n)
+        return no(
+            f"{rows} rows do not divide by data = {c.data}; nearest global batch: {near} rows",
+            rows=rows,
+            data=c.data,
+        )
     if c.data % c.expert:
         return no(f"expert = {c.expert} does not divide data = {c.data}", expert=c.expert, data=c.data)
     counts = {n for stack in config.experts_by_layer for n in stack if n}

@@ -54,8 +54,6 @@ class Survey:
             "The table has those that no other beats in seconds, device bytes or ranks. (rows of a "
             "micro-batch x micro-batches) stand behind a plan."
         ]
-        if not self.found.fits:
-            said.append(self.found.nearest())
         for label, runs in (("best", False), ("best of those that run today", True)):
             best = next((c for c in self.found.fits if not (runs and c.candidate.missing())), None)
             if best is not None:
