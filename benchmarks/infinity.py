@@ -9,7 +9,6 @@ same folder gives in the same round (`parallel.disk.preflight`: reads and writes
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import resource
@@ -39,6 +38,7 @@ def _train(where: str, layers: int, steps: int, folder: str, limit: int) -> dict
     from mainspring.optim import OptimConfig
     from mainspring.parallel import Plan
     from mainspring.parallel.disk import DiskPlacement, preflight
+    from mainspring.parallel.offload import HostPlacement
     from mainspring.parallel.zero import Resident
 
     torch.set_num_threads(1)
@@ -50,7 +50,8 @@ def _train(where: str, layers: int, steps: int, folder: str, limit: int) -> dict
         with torch.device("meta"):
             model = Transformer(config)
         count = sum(p.numel() for p in model.parameters())
-        placement = DiskPlacement(folder) if where == "disk" else Resident()
+        kinds = {"disk": lambda: DiskPlacement(folder), "host": HostPlacement, "memory": Resident}
+        placement = kinds[where]()
         parallel.apply(model, Plan(zero=3), precision="bf16", reduce="sum", placement=placement)
         parallel.materialize(model, "cpu", lambda module: initialize(module, seed=1))
         optimizer = optim.build(model, OptimConfig(lr=1e-4))
@@ -132,8 +133,9 @@ def _largest(where: str, folder: str, limit: int, most: int) -> tuple[int, int]:
     return fits, parameters
 
 
-def main(arguments: argparse.Namespace) -> int:
+def main() -> int:
     """Run all and write the result."""
+    arguments = options(__doc__ or "")
     layers, steps, rounds = (8, 3, 1) if arguments.quick else (32, 5, 5)
     limit, most = (192 * 2**20, 16) if arguments.quick else (LIMIT, 160)
     with tempfile.TemporaryDirectory(prefix="infinity-", dir=os.environ.get("TMPDIR")) as folder:
@@ -146,7 +148,7 @@ def main(arguments: argparse.Namespace) -> int:
         )
         memory = [run for run in runs["memory"] if run]
         disk = [run for run in runs["disk"] if run]
-        sizes = {where: _largest(where, folder, limit, most) for where in ("memory", "disk")}
+        sizes = {where: _largest(where, folder, limit, most) for where in ("memory", "host", "disk")}
     in_memory = median([run["seconds"] for run in memory])
     fractions = []
     for run in disk:
@@ -184,7 +186,8 @@ def main(arguments: argparse.Namespace) -> int:
     ]
     notes = [
         "The limit is RLIMIT_DATA over what the imports take: heap and private pages, resident or not.",
-        "Where the device is the CPU, offload to the host shares its limit: the largest model is memory's.",
+        "Where the device is the CPU, offload to the host has the device's memory: its largest model is not "
+        "larger than without; on a GPU it is.",
         "The bound is max(step in memory, bytes read / read rate + bytes written / write rate); rates are "
         "measured in the same process before training, checksums included.",
         "DeepSpeed's NVMe offload is not run here: its async_io is compiled on first use against libaio-dev.",
@@ -204,4 +207,4 @@ if __name__ == "__main__":
         where, *numbers = sys.argv[sys.argv.index("--run") + 1 :]
         print(json.dumps(_train(where, int(numbers[0]), int(numbers[1]), numbers[2], int(numbers[3]))))
         sys.exit(0)
-    sys.exit(main(options(__doc__ or "")))
+    sys.exit(main())
