@@ -253,6 +253,12 @@ def main() -> int:
             + ("; quick: two layers, one shape, fp32." if arguments.quick else "."),
             "bound ms: the layers' own products at the rate of a feed-forward's, measured in the same run. "
             "In bf16 both sides are near it, so that little is left to save.",
+            "Profile of our DeBERTa training in bf16, 8 x 128 (958 ms that time): products of projections "
+            "and feed-forwards 71 %, attention's own products 7 %, gelu 4 %, zeroing the gradient of the "
+            "table of 128,100 words 4 % (nn.lookup does without since), copies 3 %, softmax 1 %, all else "
+            "10 %. At 2 x 512, 4 layers with few words: 57 %, 17 %, 2 %, -, 6 %, 3 %, 15 %. oneDNN's "
+            "products in bf16 run at about 890 GFLOP/s on two threads, in every orientation that a backward"
+            " needs.",
         ],
         arguments=arguments,
     )
