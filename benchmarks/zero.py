@@ -258,9 +258,9 @@ def main() -> int:
         for turn in range(rounds):
             first = turn % len(engines)
             for engine in engines[first:] + engines[:first]:
-                turns = {engine: partial(measure, engine, size, precision, steps, deepspeed)}
+                turn_of = partial(measure, engine, size, precision, steps, deepspeed)
                 key = f"{size} {precision} {engine} round {turn + 1}"
-                results[engine] += resume(arguments.parts, key, partial(once, turns))
+                results[engine] += resume(arguments.parts, key, partial(once, engine, turn_of))
         keys = ("tokens_per_second", "peak", "first")
         found = {e: {k: median([run[k] for run in runs]) for k in keys} for e, runs in results.items()}
         for engine, figures in found.items():
@@ -294,9 +294,9 @@ def main() -> int:
                   arguments=arguments)  # fmt: skip
 
 
-def once(turn: dict[str, Callable[[], dict[str, float]]]) -> list[dict[str, Any]]:
+def once(engine: str, run: Callable[[], dict[str, float]]) -> list[dict[str, Any]]:
     """What an engine reaches in its turn of a round."""
-    return [run for runs in interleave(1, turn).values() for run in runs]
+    return [dict(reached) for reached in interleave(1, {engine: run})[engine]]
 
 
 def compare(found: dict[str, dict[str, float]], where: str) -> list[Bar]:

@@ -1,6 +1,7 @@
 """Windows: what one rank publishes the others read, in rounds, without its help."""
 
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -103,3 +104,28 @@ def late(rank, world):
 def test_a_rank_that_does_not_publish_is_named():
     text = run_ranks(late, 2)[0]
     assert "reading window 'weights h.0' of rank 1" in text and "rank 1" in text
+
+
+def shared_bytes():
+    text = Path("/proc/self/status").read_text(encoding="ascii")
+    return next(int(line.split()[1]) << 10 for line in text.splitlines() if line.startswith("RssShmem"))
+
+
+def forgotten(rank, world):
+    size = 1 << 21
+    window = comm.shared.window(size, torch.float32, name="w")
+    window.local.fill_(rank)
+    window.publish()
+    out, other = torch.empty(size), 1 - rank
+    window.read(other, 0, size, out)
+    before = shared_bytes()
+    window.forget(other, 0, size)
+    given = before - shared_bytes()
+    window.read(other, size - 5, size, out[:5])
+    window.release()
+    return given / (4 * size), out[:5].tolist()
+
+
+def test_pages_of_another_rank_are_given_back_and_can_be_read_again():
+    for rank, (share, values) in enumerate(run_ranks(forgotten, 2)):
+        assert share > 0.95 and values == [1.0 - rank] * 5

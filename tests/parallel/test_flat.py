@@ -1,6 +1,9 @@
 """What a user's loop may do to a model on flat shards: every scenario ends as in one process."""
 
 import copy
+import gc
+import time
+import weakref
 
 import pytest
 import torch
@@ -9,9 +12,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from mainspring import comm, parallel
-from mainspring.errors import PlanError
+from mainspring.errors import CollectiveError, PlanError
 from mainspring.nn.span import logical_shape
 from mainspring.parallel import Plan
+from mainspring.parallel.strategy import strategy_of
 from support.spawn import run_ranks
 
 pytestmark = pytest.mark.distributed
@@ -288,3 +292,80 @@ def states(rank, world):
 
 def test_states_are_whole_or_refused():
     assert run_ranks(states, 2) == [[], []]
+
+
+def stale(rank, world, width):
+    found = []
+    for zero in STAGES:
+        model = nn.Sequential(nn.Linear(width, width), nn.Linear(width, 3))
+        parallel.apply(model, Plan(data=world, zero=zero))
+        held = []
+        model[0].register_forward_pre_hook(lambda m, a, held=held: held.extend(m.parameters()))
+        model(torch.ones(2, width)).sum().backward()
+        gathered = [tuple(p.shape) for p in held]
+        found.append((gathered, [float(p.abs().sum()) for p in held], "0." in str(held)))
+    return found
+
+
+@pytest.mark.parametrize("width", [4, 40])  # less than a page, and pages
+def test_a_parameter_kept_past_its_use_reads_as_zeros(width):
+    for found in run_ranks(stale, 2, width):
+        assert found == [([(width, width), (width,)], [0.0, 0.0], True)] * len(STAGES)
+
+
+def gone(rank, world):
+    left = []
+    for zero in STAGES:
+        model = parallel.apply(fresh(), Plan(data=world, zero=zero), precision="bf16")
+        steps = optimizers(model)
+        plain(model, rank, 0, 1)
+        for optimizer in steps:
+            optimizer.step()
+        seen = [weakref.ref(model), weakref.ref(model.blocks[0].up.weight), weakref.ref(strategy_of(model))]
+        del model, steps, optimizer
+        gc.collect()
+        left.append([one() is None for one in seen])
+    return left
+
+
+def test_a_model_that_is_let_go_is_freed():
+    for left in run_ranks(gone, 2):
+        assert left == [[True] * 3] * len(STAGES)
+
+
+def different(rank, world):
+    plan = Plan(data=world, zero=2, debug_collectives=True, collective_timeout=20)
+    model = parallel.apply(fresh(), plan)
+    loss = loss_of(model, 0, 0)
+    try:
+        if rank == 0:
+            loss.backward()
+        else:
+            comm.all_reduce(torch.ones(1), name="my own", group=strategy_of(model).group)
+    except CollectiveError as error:
+        return str(error)
+    return "no error"
+
+
+def test_in_debug_mode_the_first_difference_is_named():
+    first, second = run_ranks(different, 2)
+    assert first == second and "'reduce blocks.3'" in first and "'my own'" in first
+    assert "rank 0" in first and "rank 1" in first
+
+
+def late(rank, world):
+    model = parallel.apply(fresh(), Plan(data=world, zero=2, collective_timeout=0.5))
+    loss = loss_of(model, 0, 0)
+    if rank == 1:
+        time.sleep(1.5)
+        return ""
+    try:
+        loss.backward()
+    except CollectiveError as error:
+        return str(error)
+    return "no error"
+
+
+def test_a_late_rank_is_named_within_the_plans_time_out():
+    text = run_ranks(late, 2)[0]
+    assert "rank 1 is late" in text and "0.5 s" in text and "last operation" in text

@@ -27,6 +27,7 @@ from mainspring.parallel.sequence import spread_sequence
 from mainspring.parallel.shard import Sharded
 from mainspring.parallel.strategy import Replicated, Strategy, remember, strategy_of
 from mainspring.parallel.tensor import cut_tensors
+from mainspring.parallel.watch import watch_collectives
 from mainspring.parallel.whole import named_tensors, own_tensors, whole
 from mainspring.parallel.zero import state
 from mainspring.parallel.zero.engine import Flat
@@ -123,6 +124,7 @@ def apply(
     if precision == "bf16" and not isinstance(strategy, Sharded | Flat):
         Autocast(model)
     remember(model, strategy)
+    watch_collectives(plan, strategy)
     return model
 
 

@@ -100,6 +100,11 @@ class Axes:
         """The ranks along an axis through this one, in order; None where there is only this one."""
         return self._groups.get(axis)
 
+    @property
+    def groups(self) -> list[dist.ProcessGroup]:
+        """All groups that this rank is in; one that serves several axes is listed for each."""
+        return list(self._groups.values())
+
     def ranks(self, axis: Axis | str) -> list[int]:
         """Their numbers in the world, in order."""
         found = [self.rank]

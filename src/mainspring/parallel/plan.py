@@ -58,6 +58,12 @@ class Plan(Section):
     """Folder on a fast local disk for offload = "disk"; each rank makes a folder of its own in it."""
     remat: bool = False
     """Keep only the inputs of each block for backward and compute the rest again."""
+    debug_collectives: bool = False
+    """Compare name, kind, dtype and size of every collective between its ranks before it moves anything: the
+    first difference is an error on all of them. Every collective then waits for all ranks."""
+    collective_timeout: float | None = Field(None, gt=0)
+    """Seconds that a collective may take before the error that names the late rank and its last operation;
+    null leaves it to the process group."""
 
     @model_validator(mode="after")
     def _axes_go_together(self) -> Self:

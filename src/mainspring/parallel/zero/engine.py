@@ -12,6 +12,7 @@ parameters stand in their place:
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
@@ -253,9 +254,14 @@ class Flat(Strategy):
                 full.register_post_accumulate_grad_hook(self._listener(row, slot))
 
     def _listener(self, row: Row, slot: Slot) -> Any:
+        # Weakly: Python's collector does not see through these hooks, so what they hold would never go.
+        seen, of_row, of_slot = weakref.ref(self), weakref.ref(row), weakref.ref(slot)
+
         def arrived(_: Tensor) -> None:
-            self._begin()
-            self._reducer.arrive(row, slot, torch._C._current_graph_task_id() != self._task)
+            engine, row, slot = seen(), of_row(), of_slot()
+            assert engine is not None and row is not None and slot is not None
+            engine._begin()
+            engine._reducer.arrive(row, slot, torch._C._current_graph_task_id() != engine._task)
 
         return arrived
 

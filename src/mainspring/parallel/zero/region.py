@@ -6,8 +6,8 @@ once, whatever the allocator of other tensors does, and resident memory is what 
 storage is resized.
 
 Views of a region have a version: while it is free it is another than when it was taken, so that a backward
-which meets parameters that nobody gathered ends in autograd's error instead of in wrong numbers. Pages that
-are free cannot be read either: whoever keeps an alias past autograd is stopped by the system.
+which meets parameters that nobody gathered ends in autograd's error instead of in wrong numbers. Whoever
+keeps an alias past autograd reads zeros; a write to it is stopped by the system.
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ _PAGE = mmap.PAGESIZE
 _HUGE = 2**21
 _FREED = 1 << 20
 """Added to the version of what is free."""
-_NOTHING = 0
-"""Neither read nor write (PROT_NONE)."""
 
 
 class Region:
@@ -43,13 +41,15 @@ class Region:
         nbytes = numel * dtype.itemsize
         self._pages: mmap.mmap | None = None
         self.nbytes = nbytes
+        self._small = device.type == "cpu" and nbytes < _PAGE
+        """Not worth a page; kept."""
         if device.type == "cpu" and sys.platform == "linux" and nbytes >= _PAGE:
             self._pages = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             if nbytes >= 2 * _HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
                 self._pages.madvise(mmap.MADV_HUGEPAGE)
             self.tensor = torch.frombuffer(self._pages, dtype=dtype, count=numel)
             self.writer = torch.frombuffer(self._pages, dtype=dtype, count=numel)
-            self._protect(_NOTHING)
+            self._protect(mmap.PROT_READ)
         else:
             self.tensor = torch.empty(numel, dtype=dtype, device=device)
             self.writer = self.tensor.data
@@ -61,7 +61,7 @@ class Region:
         if not self.held:
             if self._pages is not None:
                 self._protect(mmap.PROT_READ | mmap.PROT_WRITE)
-            elif self.nbytes:
+            elif self.nbytes and not self._small:
                 self.writer.untyped_storage().resize_(self.nbytes)
             self._mark(self._version)
             self.held = True
@@ -72,14 +72,16 @@ class Region:
         if self.held:
             if self._pages is not None:
                 self._pages.madvise(mmap.MADV_DONTNEED)
-                self._protect(_NOTHING)
+                self._protect(mmap.PROT_READ)
+            elif self._small:
+                self.writer.zero_()
             elif self.nbytes:
                 self.writer.untyped_storage().resize_(0)
             self._mark(self._version + _FREED)
             self.held = False
 
     def _protect(self, access: int) -> None:
-        """Allow reading and writing, or nothing. What nobody may write, the system does not count as memory
+        """Allow reading and writing, or reading. What nobody may write, the system does not count as memory
         of the process: a limit on its data bounds what is in use."""
         if _libc().mprotect(ctypes.c_void_p(self.writer.data_ptr()), ctypes.c_size_t(self.nbytes), access):
             code = ctypes.get_errno()
