@@ -122,7 +122,7 @@ def test_one_level_equals_brute_force(seed: int) -> None:
         for straight in (False, True):
             for fewer in (False, True):
                 for memory in (None, float(size * draw.uniform(0.3, 3))):
-                    options = dict(overlap=overlap, straight=straight, fewer=fewer, memory=memory)
+                    options = {"overlap": overlap, "straight": straight, "fewer": fewer, "memory": memory}
                     wanted = brute_force(chain, levels, **options)  # type: ignore[arg-type]
                     assert seconds(chain, levels, **options) == pytest.approx(wanted), options
 
@@ -135,7 +135,7 @@ def test_two_levels_equal_brute_force(seed: int) -> None:
     size = sum(n.parameter_bytes + n.activation_bytes for n in chain.nodes)
     for overlap in (False, True):
         for memory in (None, float(size * draw.uniform(0.3, 3))):
-            options = dict(overlap=overlap, straight=False, fewer=bool(seed % 2), memory=memory)
+            options = {"overlap": overlap, "straight": False, "fewer": bool(seed % 2), "memory": memory}
             wanted = brute_force(chain, levels, **options)  # type: ignore[arg-type]
             assert seconds(chain, levels, **options) == pytest.approx(wanted), options
 

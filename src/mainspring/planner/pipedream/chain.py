@@ -19,7 +19,6 @@ from pydantic import Field
 from mainspring.config import Section, parse
 from mainspring.errors import ConfigError, DataError
 
-FORMAT = "mainspring-profile/1"
 _NUMBER = r"([^,\s]+)"
 _NODE = re.compile(
     r"(?P<name>\S+) -- (?P<description>.*?) -- "
@@ -52,7 +51,7 @@ class Node(Section):
 class Chain(Section):
     """Nodes in the order in which a minibatch passes them."""
 
-    format: Literal["mainspring-profile/1"] = FORMAT
+    format: Literal["mainspring-profile/1"] = "mainspring-profile/1"
     model: str = ""
     """What was measured."""
     device: str = ""
