@@ -22,6 +22,7 @@ from mainspring.cli import (
     export,
     generate,
     plan,
+    profile,
     quickstart,
     report,
     schema,
@@ -76,6 +77,7 @@ app.command("generate", rich_help_panel=_START)(generate.generate)
 app.command("serve", rich_help_panel=_START)(serve.serve)
 app.command("doctor", rich_help_panel=_LOOK)(doctor.doctor)
 app.command("plan", rich_help_panel=_LOOK)(plan.plan)
+app.command("profile", rich_help_panel=_LOOK)(profile.profile)
 app.command("report", rich_help_panel=_LOOK)(report.report)
 app.command("schema", rich_help_panel=_LOOK)(schema.schema)
 app.command("export", rich_help_panel=_MOVE)(export.export)
