@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-from mainspring.nn.span import logical_shape, span_of
+from mainspring.nn.span import cut_of, logical_shape, span_of
 
 
 @torch.no_grad()
@@ -15,7 +15,7 @@ def assign(parameter: Tensor, whole: Tensor) -> None:
     """Copy into a parameter, or this rank's part of it, the values of the whole, of the same logical shape.
 
     Args:
-        parameter: plain, a piece of a flat shard (`mainspring.nn.span`), or a DTensor.
+        parameter: plain, a box or a piece of a flat shard (`mainspring.nn.span`), or a DTensor.
         whole: all its values, on any device.
 
     Raises:
@@ -23,7 +23,8 @@ def assign(parameter: Tensor, whole: Tensor) -> None:
     """
     if logical_shape(parameter) != whole.shape:
         raise ValueError(f"values of shape {list(whole.shape)} for {list(logical_shape(parameter))}")
-    span = span_of(parameter)
+    cut, span = cut_of(parameter), span_of(parameter)
+    whole = whole if cut is None else cut.of(whole)
     if span is not None:
         parameter.copy_(whole.reshape(-1)[span.start : span.stop])
         return

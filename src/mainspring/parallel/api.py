@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Literal, TypeVar
 
@@ -26,7 +26,7 @@ from mainspring.parallel.remat import set_remat
 from mainspring.parallel.sequence import spread_sequence
 from mainspring.parallel.shard import Sharded
 from mainspring.parallel.strategy import Replicated, Strategy, remember, strategy_of
-from mainspring.parallel.tensor import cut_tensors
+from mainspring.parallel.tensor import Rule, cut_tensors
 from mainspring.parallel.watch import watch_collectives
 from mainspring.parallel.whole import named_tensors, own_tensors, whole
 from mainspring.parallel.zero import state
@@ -46,6 +46,7 @@ def apply(
     reduce: Literal["mean", "sum"] = "mean",
     counter: Counter | None = None,
     placement: Placement | None = None,
+    rules: Mapping[str, Rule] | None = None,
 ) -> M:
     """Spread `model` over ranks as `plan` says, in place; the loop around it stays as it is.
 
@@ -63,6 +64,8 @@ def apply(
             counts, "sum" a loss that is already divided by the global count.
         counter: told all traffic; None makes one (see `traffic`).
         placement: where masters live, of flat shards; None takes what the plan says (`offload`).
+        rules: how `plan.tensor` cuts modules that do not say it themselves, by pattern of module paths:
+            `{"h.*.mlp.c_fc": "column", "h.*.mlp.c_proj": "row"}` (`mainspring.parallel.tensor.rules`).
 
     Returns:
         The same object.
@@ -80,7 +83,7 @@ def apply(
     counter = Counter() if counter is None else counter
     kept = keep_stages(model, axes, plan) if plan.pipeline > 1 else None
     if plan.tensor > 1:
-        cut_tensors(model, axes, plan, counter)
+        cut_tensors(model, axes, plan, counter, rules)
     if plan.expert > 1:
         spread_experts(model, axes, plan, counter)
     if plan.sequence > 1:
@@ -89,6 +92,11 @@ def apply(
     group = axes.group("replicas")
     alone = group is None
     placement = place(plan) if placement is None else placement
+    if precision == "fp16" and plan.tensor > 1:
+        raise PlanError(
+            f"fp16 follows overflows on the data ranks of one tensor rank, and plan.tensor = {plan.tensor}: "
+            'others would go on where it skips a step; use precision = "bf16", or tensor = 1'
+        )
     if precision == "fp16" and kept is not None:
         raise PlanError(
             "fp16 scales the loss, which the last stage of a pipeline alone has, and looks for overflows on "
@@ -271,7 +279,9 @@ def _counts(parameter: nn.Parameter, sharded: bool, axes: Axes) -> bool:
     """Whether this rank is the one of those that hold the same that counts it."""
     cut = cut_of(parameter)
     over = () if cut is None else cut.axes
-    return (sharded or axes.index(copies_of(parameter)) == 0) and ("tensor" in over or axes.index("tensor") == 0)
+    return (sharded or axes.index(copies_of(parameter)) == 0) and (
+        "tensor" in over or axes.index("tensor") == 0
+    )
 
 
 def _square(tensors: list[Tensor], device: torch.device) -> Tensor:

@@ -8,7 +8,7 @@ loss; gradients of what is whole are the same on all of them, and those of parts
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +27,7 @@ from mainspring.parallel.strategy import on_meta
 from mainspring.parallel.tensor.operators import Line
 from mainspring.parallel.tensor.ranks import Ranks
 from mainspring.parallel.tensor.rows import Rows, bounds
+from mainspring.parallel.tensor.rules import Rule, connect, parts_of, ruled
 from mainspring.parallel.tensor.stream import put_on_stream
 
 NAME = "tensor"
@@ -35,7 +36,9 @@ VOCABULARY = "vocabulary"
 """What the traffic of tables of tokens, their logits and losses is counted as."""
 
 
-def cut_tensors(model: nn.Module, axes: Axes, plan: Plan, counter: comm.Counter) -> None:
+def cut_tensors(
+    model: nn.Module, axes: Axes, plan: Plan, counter: comm.Counter, rules: Mapping[str, Rule] | None = None
+) -> None:
     """Cut a model's parameters over the tensor axis, in place. Every rank calls it.
 
     Args:
@@ -43,6 +46,7 @@ def cut_tensors(model: nn.Module, axes: Axes, plan: Plan, counter: comm.Counter)
         axes: the mesh.
         plan: its `tensor` and `tensor_sequence` count.
         counter: told the traffic of forward and backward.
+        rules: for modules that do not say it themselves (`mainspring.parallel.tensor.rules`).
 
     Raises:
         PlanError: nothing in the model can be cut, or its units cannot be shared out; says what can.
@@ -51,10 +55,17 @@ def cut_tensors(model: nn.Module, axes: Axes, plan: Plan, counter: comm.Counter)
     assert group is not None
     line = Line(group, axes.index("tensor"), axes.size("tensor"), counter, NAME)
     found = [(name, m, path, along) for name, m in model.named_modules() for path, along in _present(m)]
+    named = ruled(model, rules or {})
+    found += [(name, m, path, along) for name, m, rule in named for path, along in parts_of(m, rule)]
     if not found:
         raise PlanError(
             f"plan.tensor = {plan.tensor}: no module of {type(model).__name__} says what of it can be cut; "
             "give rules by module path, or set plan.tensor = 1"
+        )
+    if named and plan.tensor_sequence:
+        raise PlanError(
+            "tensor_sequence cuts tokens between modules that take part in it, and modules that are cut by "
+            "rules know nothing of it; set tensor_sequence = false"
         )
     _check(found, plan.tensor)
     if not on_meta(model.parameters()):
@@ -66,6 +77,8 @@ def cut_tensors(model: nn.Module, axes: Axes, plan: Plan, counter: comm.Counter)
         cut_parameter(module.get_parameter(path), along, line)
     guard(model)
     words = replace(line, name=VOCABULARY)
+    for _, module, rule in named:
+        connect(module, rule, ranks, lambda rows: Rows(words, rows, rows))
     every: list[Any] = list(model.modules())
     for module in every:
         if hasattr(module, "peers"):
@@ -104,8 +117,8 @@ def guard(model: nn.Module) -> None:
 def _refuse(module: nn.Module, prefix: str, keep_vars: bool) -> None:
     raise PlanError(
         "this model's parameters are cut over ranks: a rank has a part of each. Use "
-        "parallel.full_state(model) for whole tensors (every rank calls it), parallel.sharded_state(model) for "
-        "this rank's parts, or train.checkpoint.save"
+        "parallel.full_state(model) for whole tensors (every rank calls it), parallel.sharded_state(model) "
+        "for this rank's parts, or train.checkpoint.save"
     )
 
 
@@ -119,11 +132,15 @@ def _take_part(
 
 
 def share_chance(line: Line) -> None:
-    """Let torch's generator be on all ranks of a group where it is on the first: what they all compute takes
-    the same chance."""
-    state: list[Any] = [torch.get_rng_state()]
-    dist.broadcast_object_list(state, group=line.group, group_src=0)
-    torch.set_rng_state(state[0])
+    """Let torch's generators be on all ranks of a group where they are on the first: what they all compute
+    takes the same chance."""
+    on_gpu = dist.get_backend(line.group) == "nccl"
+    kinds: list[Any] = [(torch.get_rng_state, torch.set_rng_state)]
+    kinds += [(torch.cuda.get_rng_state, torch.cuda.set_rng_state)] if on_gpu else []
+    for read, write in kinds:
+        state = read().to("cuda" if on_gpu else "cpu")
+        dist.broadcast(state, group=line.group, group_src=0)
+        write(state.cpu())
 
 
 def _present(module: nn.Module) -> Iterator[tuple[str, Along]]:

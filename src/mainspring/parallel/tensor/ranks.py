@@ -29,7 +29,10 @@ class Ranks:
         self.token_parts = line.size if tokens else 1
 
     def enter(self, x: Tensor) -> Tensor:
-        """From the stream to a region."""
+        """From the stream to a region, in the dtype of its maps: half the traffic under autocast."""
+        kind = x.device.type
+        if torch.is_autocast_enabled(kind):
+            x = x.to(torch.get_autocast_dtype(kind))
         if self.token_parts > 1:
             return _apply(operators.Gather, self.line, x)
         return self.share(x)[0]

@@ -36,6 +36,10 @@ class Rows:
         self._line, self._rows, self.total = line, rows, total
         self.first, self._stop = bounds(rows, line.index, line.size)
 
+    def local(self, token: int | None) -> int | None:
+        """Row of a token here; None where another rank has it."""
+        return token - self.first if token is not None and self.first <= token < self._stop else None
+
     def embed(self, table: Callable[[Tensor], Tensor], ids: Tensor) -> Tensor:
         """Vectors of tokens: those of this rank are looked up, and the ranks add up."""
         elsewhere = (ids < self.first) | (ids >= self._stop)
