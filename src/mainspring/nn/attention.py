@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mainspring.data.batch import TokenBatch
+from mainspring.nn import biased_attention
 from mainspring.nn.blocked_attention import blocked_attention, suits
 from mainspring.nn.cache import LayerCache
 from mainspring.nn.config import TransformerConfig
@@ -257,12 +258,16 @@ class CrossAttention(nn.Module):
 
 def attend(q: Tensor, k: Tensor, v: Tensor, sight: Sight, scale: float | None, dropout: float) -> Tensor:
     """softmax(q k^T * scale + mask) v over [B, H, T, E]; a query that may see nothing gives 0."""
-    lead = sight.lead
+    lead, first_mask = sight.lead, sight.lead_mask
+    masks = (first_mask, sight.mask) if lead else (sight.mask,)
+    if dropout == 0.0 and sight.mask is not None and biased_attention.suits(q, k, *masks):
+        scale = scale or 1 / math.sqrt(q.shape[-1])
+        return biased_attention.biased_attention(q, k, v, sight.mask, scale, first_mask if lead else None)
     if not lead:
         return _mix(q, k, v, sight.mask, sight.is_causal, scale, dropout)
     first, rest = q.split_with_sizes([lead, q.shape[2] - lead], dim=2)
     parts = [
-        _mix(first, k[:, :, :lead], v[:, :, :lead], sight.lead_mask, False, scale, dropout),
+        _mix(first, k[:, :, :lead], v[:, :, :lead], first_mask, False, scale, dropout),
         _mix(rest, k, v, sight.mask, False, scale, dropout),
     ]
     return torch.cat(parts, dim=2)
