@@ -152,6 +152,11 @@ class Transformer(nn.Module):
         if cache is not None:
             if torch.is_grad_enabled():
                 raise UsageError("a cache carries no gradient: run the model inside torch.inference_mode()")
+            if self.peers.size > 1:
+                raise UsageError(
+                    "a cache holds all heads, and this model's are cut over ranks: write with a whole model, "
+                    "of parallel.full_state"
+                )
             seen = cache.push(batch)
             keys = seen if seen.ids.shape[1] > batch.ids.shape[1] else None
             source = cache.source = cache.source if source is None else source

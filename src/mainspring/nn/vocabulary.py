@@ -27,9 +27,14 @@ class Vocabulary(Protocol):
         """Vectors of tokens of any rank, by a table of rows that are here: ids [...] -> [..., width]."""
         ...
 
-    def combine(self, normaliser: Tensor, linear: Tensor) -> tuple[Tensor, Tensor]:
-        """The log of the sum over all tokens of exponentials, and a sum over all tokens, from those over the
-        tokens here; each fp32 [N]. It has no gradient."""
+    def combine(self, largest: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
+        """The largest logit of all tokens, and two sums over all tokens, from those over the tokens here. It
+        has no gradient.
+
+        Args:
+            largest: fp32 [N]; minus infinity where no token is here.
+            sums: of exp(logit - largest), and of anything else, fp32 [2, N].
+        """
         ...
 
     def gather(self, logits: Tensor) -> Tensor:
@@ -47,9 +52,9 @@ class Whole:
         """Look up."""
         return table(ids)
 
-    def combine(self, normaliser: Tensor, linear: Tensor) -> tuple[Tensor, Tensor]:
+    def combine(self, largest: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
         """The same."""
-        return normaliser, linear
+        return largest, sums
 
     def gather(self, logits: Tensor) -> Tensor:
         """The same."""

@@ -104,30 +104,29 @@ class _CrossEntropies(torch.autograd.Function):
         ctx: Any, logits: Tensor, labels: Tensor, smoothing: Smoothing, vocabulary: Vocabulary
     ) -> Tensor:
         gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
-        normaliser, linear = torch.empty((2, *labels.shape), dtype=torch.float32, device=logits.device)
+        largest, *sums = torch.empty((3, *labels.shape), dtype=torch.float32, device=logits.device)
+        total, linear = sums
         targets = _Targets(labels, logits.shape[1], smoothing, vocabulary.first)
-        apart = vocabulary is not WHOLE
-        for rows in _pieces(logits) if apart else ():
-            normaliser[rows] = torch.logsumexp(logits[rows].float(), dim=1)
-            linear[rows] = targets.linear(logits[rows], rows)
-        if apart:
-            normaliser, linear = vocabulary.combine(normaliser, linear)
-        for rows in _pieces(logits) if gradient is not None or not apart else ():
+        if vocabulary is not WHOLE:
+            for rows in _pieces(logits):
+                largest[rows], total[rows] = _normaliser(logits[rows])
+                linear[rows] = targets.linear(logits[rows], rows)
+            largest, (total, linear) = vocabulary.combine(largest, torch.stack([total, linear]))
+        for rows in _pieces(logits):
             piece = logits[rows]
-            if apart:
-                softmax = torch.exp(piece.float() - normaliser[rows, None])
+            if vocabulary is not WHOLE:
+                softmax = torch.exp(piece.float() - largest[rows, None]) / total[rows, None]
             else:
-                largest, where = piece.max(dim=1, keepdim=True)
+                most, where = piece.max(dim=1, keepdim=True)
                 softmax = torch.softmax(piece, dim=1, dtype=torch.float32)
-                # log of the normaliser by way of the largest term, whose probability (1/V or more) never
-                # underflows.
-                normaliser[rows] = (largest.float() - softmax.gather(1, where).log())[:, 0]
+                # The sum by way of the largest term, whose probability (1/V or more) never underflows.
+                largest[rows], total[rows] = most[:, 0], softmax.gather(1, where)[:, 0].reciprocal()
                 linear[rows] = targets.linear(piece, rows)
             if gradient is not None:
                 targets.subtract(softmax, rows)
                 gradient[rows] = softmax
         ctx.save_for_backward(gradient)
-        terms: Tensor = normaliser - linear + smoothing.entropy
+        terms: Tensor = largest + total.log() - linear + smoothing.entropy
         return terms.masked_fill(labels == IGNORE, 0.0)
 
     @staticmethod
@@ -139,6 +138,16 @@ class _CrossEntropies(torch.autograd.Function):
             # In fp32: a factor rounded to bf16 would scale the whole gradient wrongly.
             scaled[rows] = gradient[rows].float() * grad_output[rows, None]
         return scaled, None, None, None
+
+
+def _normaliser(piece: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest of each row's logits, and the sum of their exponentials in units of it; fp32 [n]."""
+    if piece.shape[1] == 0:
+        nothing = torch.zeros(len(piece), device=piece.device)
+        return nothing - math.inf, nothing
+    logits = piece.float()
+    largest = logits.amax(1)
+    return largest, torch.exp(logits - largest[:, None]).sum(1)
 
 
 class _Targets:

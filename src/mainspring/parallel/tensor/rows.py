@@ -48,14 +48,15 @@ class Rows:
         whole: Tensor = operators.Total.apply(self._line, vectors)  # type: ignore[no-untyped-call]
         return whole
 
-    def combine(self, normaliser: Tensor, linear: Tensor) -> tuple[Tensor, Tensor]:
-        """log sum exp over all ranks' tokens, by way of the largest, and the sum of the other."""
+    def combine(self, largest: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
+        """The largest, and the sums, the first of them with the largest of all ranks in place of one's
+        own."""
         line = self._line
-        largest = normaliser.clone()
-        comm.all_reduce(largest, name=line.name, op="max", group=line.group, counter=line.counter)
-        sums = torch.stack([torch.exp(normaliser - largest), linear])
-        comm.all_reduce(sums, name=line.name, group=line.group, counter=line.counter)
-        return largest + sums[0].log(), sums[1]
+        most, together = largest.clone(), sums.clone()
+        comm.all_reduce(most, name=line.name, op="max", group=line.group, counter=line.counter)
+        together[0] *= torch.exp(largest - most)
+        comm.all_reduce(together, name=line.name, group=line.group, counter=line.counter)
+        return most, together
 
     def gather(self, logits: Tensor) -> Tensor:
         """Logits of all tokens; a gradient of them has to be the same on all ranks."""

@@ -1,0 +1,56 @@
+"""What cannot be shared out is refused, with what can."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from mainspring import parallel
+from mainspring.errors import PlanError
+from mainspring.nn import Transformer, TransformerConfig
+from mainspring.parallel import Axes, Plan
+from mainspring.planner.fake import fake_world
+
+SHAPE = {"d_model": 48, "n_heads": 12, "n_layers": 1, "d_ff": 96, "vocab_size": 7}
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        (5, r"layers.0.attention.qkv.weight has 12 heads, which 5 .* nearest legal plan.tensor: 4 or 6"),
+        (24, r"nearest legal plan.tensor: 4 or 6"),  # 12 is one of heads, but there are 7 tokens
+        (12, r"embeddings.token.weight has 7 tokens, which 12 .* nearest legal plan.tensor: 4 or 6"),
+    ],
+)
+def test_units_that_do_not_divide(size, said):
+    with torch.device("meta"):
+        model = Transformer(TransformerConfig(**SHAPE))
+    with fake_world(size), pytest.raises(PlanError, match=said):
+        parallel.apply(model, Plan(tensor=size))
+
+
+def test_a_vocabulary_need_not_divide():
+    with torch.device("meta"):
+        model = Transformer(TransformerConfig(**SHAPE))
+    rows = []
+    for rank in range(4):
+        with torch.device("meta"):
+            model = Transformer(TransformerConfig(**SHAPE))
+        with fake_world(4, rank):
+            axes = Axes.of(Plan(tensor=4))
+            parallel.apply(model, Plan(tensor=4), axes=axes)
+            rows.append(len(model.embeddings.token.weight))
+    assert rows == [1, 2, 2, 2]
+
+
+def test_fp16_is_for_one_tensor_rank():
+    with torch.device("meta"):
+        model = Transformer(TransformerConfig(**SHAPE))
+    with fake_world(4), pytest.raises(PlanError, match='use precision = "bf16"'):
+        parallel.apply(model, Plan(tensor=2, data=2, zero=1), precision="fp16")
+
+
+def test_a_model_that_says_nothing_needs_rules():
+    with fake_world(2), pytest.raises(PlanError, match="rules by module path, or set plan.tensor = 1"):
+        parallel.apply(nn.Linear(4, 4), Plan(tensor=2))
