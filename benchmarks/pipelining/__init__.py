@@ -1,0 +1,1 @@
+"""Parts of `benchmarks.pipedream`: links of a stated rate, the model, what a rank does."""
