@@ -104,7 +104,7 @@ def show_forecast(found: Forecast) -> None:
 
     recipe, machine = found.recipe, found.machine
     shown = table(
-        f"{recipe.name}: data={recipe.plan.data} zero={recipe.plan.zero} "
+        f"{recipe.name}: {recipe.plan.spread}, zero={recipe.plan.zero} "
         f"remat={str(recipe.plan.remat).lower()}, {recipe.train.precision}",
         "",
         ">",

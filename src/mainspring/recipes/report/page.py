@@ -43,9 +43,10 @@ def _head(facts: RunFacts) -> str:
     status = facts.ended["status"] if facts.ended else "under way"
     step = facts.steps[-1]["step"] if facts.steps else 0
     started = facts.started or {}
-    where = (
-        f" on {started['world']} {started['device']} ranks, ZeRO-{facts.recipe.plan.zero}" if started else ""
-    )
+    where = ""
+    if started:  # as it ran: an elastic run takes as many data ranks as there are
+        plan = facts.recipe.over(started["world"]).plan
+        where = f" on {plan.spread} of {started['device']}, ZeRO-{plan.zero}"
     return (
         f"<header><h1>{escape(facts.recipe.name)}</h1>"
         f'<p class="soft">{escape(model.family)}{" " + escape(model.preset) if model.preset else ""}, '

@@ -57,7 +57,17 @@ def run_state(model: nn.Module, optimizer: Optimizer | None, *, empty: bool = Fa
                     else:
                         box = Box((0,) * value.ndim, tuple(value.shape), read)
                         result[place] = Held(value.shape, value.dtype, (box,), tier)
-    return result
+    return result if empty else _without_copies(model, result)
+
+
+def _without_copies(model: nn.Module, found: dict[str, Leaf]) -> dict[str, Leaf]:
+    """Without what the first rank of a tensor group stores alike: what is not cut. (Pieces of such a tensor
+    may end elsewhere on each of these ranks, so that they would overlap without being the same.)"""
+    if parallel.axes_of(model).index("tensor") == 0:
+        return found
+    cuts = {name: cut_of(parameter) for name, parameter in _parameters(model).items()}
+    own = {name for name, cut in cuts.items() if cut is not None and "tensor" in cut.axes}
+    return {name: leaf for name, leaf in found.items() if _owner(name) in own}
 
 
 def model_state(model: nn.Module) -> dict[str, Tensor]:
@@ -146,6 +156,13 @@ def check_fit(state: Mapping[str, Leaf], content: Manifest) -> None:
     ]
     if faults:
         raise CheckpointError("the checkpoint is of another model: " + "; ".join(faults))
+
+
+def _owner(name: str) -> str:
+    """The parameter that a tensor belongs to."""
+    if name.startswith(OPTIMIZER):
+        return name.removeprefix(OPTIMIZER).rpartition(".")[0]
+    return name.removeprefix(MODEL)
 
 
 def _shape(leaf: Leaf) -> torch.Size:
