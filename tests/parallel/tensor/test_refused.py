@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 from mainspring import parallel
-from mainspring.errors import PlanError
-from mainspring.nn import Transformer, TransformerConfig
+from mainspring.data.batch import causal_batch
+from mainspring.errors import PlanError, UsageError
+from mainspring.nn import KVCache, Transformer, TransformerConfig, initialize
+from mainspring.nn.peers import Alone
 from mainspring.parallel import Axes, Plan
 from mainspring.planner.fake import fake_world
 
@@ -42,6 +44,17 @@ def test_a_vocabulary_need_not_divide():
             parallel.apply(model, Plan(tensor=4), axes=axes)
             rows.append(len(model.embeddings.token.weight))
     assert rows == [1, 2, 2, 2]
+
+
+def test_a_cut_model_takes_no_cache():
+    model = initialize(Transformer(TransformerConfig(**SHAPE)), seed=0)
+    model.peers = Two()
+    with torch.inference_mode(), pytest.raises(UsageError, match="parallel.full_state"):
+        model(causal_batch(torch.zeros((1, 2), dtype=torch.int64)), cache=KVCache(model.config, 1, 4))
+
+
+class Two(Alone):
+    size = 2
 
 
 def test_fp16_is_for_one_tensor_rank():

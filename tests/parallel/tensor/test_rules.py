@@ -51,13 +51,27 @@ def errors(rank, world, name, rules):
     return found, sum(cut_of(p) is not None for p in model.parameters())
 
 
-@pytest.mark.parametrize(
-    ("name", "rules", "cuts"), [("hf-gpt2", GPT2, 2 * 3 + 1), ("hf-bert", {**BERT}, 2 * BERT_LAYER + 2)]
-)
-def test_as_one_process(name, rules, cuts):
-    for found, number in run_ranks(errors, 2, name, rules):
-        assert max(found.values()) < 1e-5, found
-        assert number == cuts
+MODELS = {"hf-gpt2": (GPT2, 2 * 3 + 1), "hf-bert": (BERT, 2 * BERT_LAYER + 2)}
+"""Rules, and the number of parameters that they cut."""
+
+
+def everything(rank, world):
+    return {name: errors(rank, world, name, rules) for name, (rules, _) in MODELS.items()}, refusals(
+        rank, world
+    )
+
+
+@pytest.fixture(scope="module")
+def ranks():
+    return run_ranks(everything, 2)
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_as_one_process(ranks, name):
+    for found, _ in ranks:
+        differences, number = found[name]
+        assert max(differences.values()) < 1e-5, differences
+        assert number == MODELS[name][1]
 
 
 def refusals(rank, world):
@@ -74,8 +88,8 @@ def refusals(rank, world):
     return said
 
 
-def test_what_cannot_be_cut_is_refused():
-    nothing, nowhere, norm, tokens = run_ranks(refusals, 2)[0]
+def test_what_cannot_be_cut_is_refused(ranks):
+    nothing, nowhere, norm, tokens = ranks[0][1]
     assert "give rules" in nothing and "no module" in nowhere
     assert "ln_1" in norm and "LayerNorm" in norm
     assert "tensor_sequence = false" in tokens

@@ -14,6 +14,7 @@ from support.spawn import run_ranks
 
 pytestmark = pytest.mark.distributed
 
+PLANS = [{"tensor": 4}, {"tensor": 2, "data": 2}, {"tensor": 2, "data": 2, "zero": 3}]
 CONFIG = TransformerConfig(d_model=32, n_heads=4, n_layers=2, d_ff=80, vocab_size=97, max_positions=12)
 
 
@@ -21,7 +22,11 @@ def model(seed):
     return initialize(Transformer(CONFIG), seed=seed)
 
 
-def exchanged(rank, world, plan):
+def exchanged(rank, world):
+    return [exchange(rank, plan) for plan in PLANS]
+
+
+def exchange(rank, plan):
     found = {}
     first, second = (model(seed).state_dict() for seed in (1, 2))
     spread = parallel.apply(model(1), Plan(**plan))
@@ -41,11 +46,9 @@ def exchanged(rank, world, plan):
     return found
 
 
-@pytest.mark.parametrize(
-    "plan", [{"tensor": 2}, {"tensor": 2, "data": 2}, {"tensor": 2, "data": 2, "zero": 3}]
-)
-def test_whole_tensors_go_out_and_in(plan):
-    for found in run_ranks(exchanged, plan["tensor"] * plan.get("data", 1), plan):
-        assert "full_state" in found.pop("refused")
-        assert len(found.pop("cut")) == 1 + 2 * 6
-        assert found == {"out": True, "in": True, "mine only": True}
+def test_whole_tensors_go_out_and_in():
+    for rank in run_ranks(exchanged, 4):
+        for found in rank:
+            assert "full_state" in found.pop("refused")
+            assert len(found.pop("cut")) == 1 + 2 * 6
+            assert found == {"out": True, "in": True, "mine only": True}

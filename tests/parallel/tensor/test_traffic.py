@@ -17,8 +17,15 @@ pytestmark = pytest.mark.distributed
 ROWS, LENGTH, WIDTH, LAYERS, MICRO_BATCHES = 3, 8, 32, 2, 2
 
 
-def counted(rank, world, plan):
+PLANS = {"plain": {}, "remat": {"remat": True}, "tokens": {"tensor_sequence": True}}
+
+
+def counted(rank, world):
     """Calls and bytes of a step's micro-batches; ZeRO's 16-bit parameters make all activations 16-bit."""
+    return {name: count(plan) for name, plan in PLANS.items()}
+
+
+def count(plan):
     config = TransformerConfig(
         d_model=WIDTH, n_heads=4, n_layers=LAYERS, d_ff=48, vocab_size=40, max_positions=LENGTH
     )
@@ -33,16 +40,21 @@ def counted(rank, world, plan):
     return {key: value for key, value in found.items() if key[0] in ("tensor", "vocabulary")}
 
 
+@pytest.fixture(scope="module")
+def traffic():
+    return run_ranks(counted, 4)[0]
+
+
 TOKENS = 2 * ROWS * LENGTH * WIDTH
 """Bytes of the activations between layers: 2 s b h."""
 PREDICTED = ROWS * 4
 
 
-@pytest.mark.parametrize("remat", [False, True])
-def test_four_all_reduces_a_layer_and_micro_batch(remat):
-    seen = run_ranks(counted, 4, {"remat": remat})[0]
+@pytest.mark.parametrize("name", ["plain", "remat"])
+def test_four_all_reduces_a_layer_and_micro_batch(traffic, name):
+    seen = dict(traffic[name])
     # Of a recomputation the last one, which nothing in backward needs, is left out.
-    layers = LAYERS * (5 if remat else 4)
+    layers = LAYERS * (5 if name == "remat" else 4)
     # And one for the head, of the tokens that are predicted.
     calls, payload = seen.pop(("tensor", "all_reduce"))
     assert calls == MICRO_BATCHES * (layers + 1)
@@ -54,8 +66,8 @@ def test_four_all_reduces_a_layer_and_micro_batch(remat):
     assert not seen
 
 
-def test_the_same_volume_where_tokens_are_cut():
-    seen = run_ranks(counted, 4, {"tensor_sequence": True})[0]
+def test_the_same_volume_where_tokens_are_cut(traffic):
+    seen = traffic["tokens"]
     # Each all-reduce has become an all-gather and a reduce-scatter; the stream is begun and left once.
     four = MICRO_BATCHES * LAYERS * 4
     assert seen["tensor", "reduce_scatter"] == (four, four * TOKENS)
