@@ -51,15 +51,19 @@ def count(rank, world):
         for zero in (1, 2, 3):
             gc.collect()
             before = sum(
-                {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
-                 for t in gc.get_objects() if isinstance(t, torch.Tensor)}.values()
-            )  # fmt: skip
+                {
+                    t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
+                    for t in gc.get_objects()
+                    if isinstance(t, torch.Tensor)
+                }.values()
+            )
             with torch.device("meta"):
                 model = Stack()
             elements = sum(p.numel() for p in model.parameters())
             parallel.apply(model, Plan(data=world, zero=zero), precision=precision)
             strategy = strategy_of(model)
-            for group in (strategy.group, strategy._gatherer.group):
+            sharers = strategy.rows[0].sharers
+            for group in (sharers.group, sharers.gathers):
                 comm.shared.disable(group, reason="its arenas, of a fixed size, are not to be counted")
             parallel.materialize(model, "cpu", lambda m: [p.fill_(0.01) for p in m.parameters()])
 
@@ -82,7 +86,7 @@ def count(rank, world):
                 optimizer.zero_grad()
                 seen["between"] = bytes_each()
             found[precision, zero] = seen
-            del model, optimizer, loss, bytes_each, strategy
+            del model, optimizer, loss, bytes_each, strategy, sharers
     return found
 
 

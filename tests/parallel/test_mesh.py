@@ -80,7 +80,7 @@ def test_groups_talk():
     [
         ({"data": 6, "expert": 4}, "expert = 3"),
         ({"tensor_sequence": True}, "tensor > 1"),
-        ({"pipeline": 2, "pipeline_schedule": "interleaved"}, "at least 2 chunks"),
+        ({"pipeline": 2, "pipeline_schedule": "interleaved"}, "has at least 2"),
         ({"pipeline": 2, "pipeline_chunks": 2}, "have 1"),
         ({"tensor": 2, "backend": "fsdp2"}, "data axis only"),
     ],
