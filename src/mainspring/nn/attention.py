@@ -251,7 +251,6 @@ class CrossAttention(nn.Module):
     def keys_values(self, memory: Tensor | None) -> tuple[Tensor, Tensor]:
         """Keys and values of the encoder's output [B, S, D], each [B, H, S, E]."""
         assert memory is not None, "cross-attention without a memory or a store"
-        memory = self.peers.enter(memory)
         k, v = self.kv(memory).view(*memory.shape[:2], -1, 2, self.head_dim).unbind(3)
         return k.transpose(1, 2), v.transpose(1, 2)
 

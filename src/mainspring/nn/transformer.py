@@ -145,7 +145,8 @@ class Transformer(nn.Module):
             x = self._encode(source, x, part, auxiliary)
             if stop < 0:
                 return Carried(x, None, _total(auxiliary))
-            memory, x = (x if self.encoder_norm is None else self.encoder_norm(x)), None
+            # Into the regions of all decoder layers at once: their gradients add up before they travel.
+            memory, x = self.peers.enter(x if self.encoder_norm is None else self.encoder_norm(x)), None
             if stop == 0:
                 return Carried(None, memory, _total(auxiliary))
         keys = None

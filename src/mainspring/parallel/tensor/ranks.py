@@ -80,7 +80,8 @@ class Ranks:
             yield
             return
         seed = int(torch.randint(1 << 62, ()))
-        with torch.random.fork_rng():
+        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+        with torch.random.fork_rng(devices):
             torch.manual_seed(stable_seed(seed, self.index))
             yield
 
