@@ -60,6 +60,7 @@ def cut(world):
     half += [Case(gpt2, {"tensor": 2, "zero": z}, "bf16", meta=True) for z in (0, 3)]
     half += [Case(deberta, {"tensor": 2, "tensor_sequence": True, "zero": z}) for z in (0, 2)]
     half += [Case(gpt2, {"tensor": 2, "zero": z, "remat": True}, reduce="mean") for z in (1, 3)]
+    half += [Case(deberta, {"tensor": 2, "zero": z, "offload": "host"}, accumulation=2) for z in (2, 3)]
     wide = {"tensor": 4, "tensor_sequence": True, "zero": 3, "remat": True}
     return [*half, Case(deberta, {"tensor": 4}), Case(gpt2, wide, "bf16", accumulation=2)]
 

@@ -232,7 +232,8 @@ class CrossAttention(nn.Module):
     def forward(
         self, x: Tensor, memory: Tensor | None, sight: Sight, store: LayerCache | None = None
     ) -> Tensor:
-        """x [B, T, D], memory [B, S, D] -> [B, T, D]; a `store` keeps the memory's keys and values."""
+        """x [B, T, D], memory [B, S, D] (what `peers.enter` gives) -> [B, T, D]; a `store` keeps the memory's
+        keys and values."""
         x = self.peers.enter(x)
         batch, length, _ = x.shape
         q = self.q(x).view(batch, length, -1, self.head_dim).transpose(1, 2)
