@@ -64,7 +64,7 @@ class Transport:
     def all_to_all(
         self, inbox: Sequence[Tensor], outbox: Sequence[Tensor], largest: int, what: str
     ) -> Ticket:
-        """Give `outbox[r]` to rank r, and take its into `inbox[r]`; no piece has more than `largest` bytes."""
+        """Give `outbox[r]` to rank r and take its into `inbox[r]`; no piece has more than `largest` bytes."""
         boxes = [_bytes(t) for t in inbox], [_bytes(t) for t in outbox]
         return self._stream.start(AllToAll(*boxes, largest, self.rank, self.size), what)
 
