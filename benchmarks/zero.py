@@ -244,12 +244,15 @@ def main() -> int:
         at = sys.argv.index("--deepspeed")
         deepspeed = Path(sys.argv[at + 1])
         del sys.argv[at : at + 2]
-    arguments = options(__doc__.splitlines()[0], parts=True)
+    every = [(size, precision) for size in SHAPES for precision in ("bf16", "fp32")]
+    names = [" ".join(one) for one in every]
+    arguments = options(__doc__.splitlines()[0], parts=True, only=names)
     rounds = 1 if arguments.quick else 5
     engines = [*OURS, *PEERS, *(DEEPSPEED if deepspeed.exists() else ())]
     if arguments.quick:
         engines = ["mainspring zero-2", "mainspring zero-3", "ddp", "fsdp2 kept", "fsdp2 resharded"]
-    compared = [("34M", "bf16")] if arguments.quick else [(s, p) for s in SHAPES for p in ("bf16", "fp32")]
+    chosen = arguments.only or (["34M bf16"] if arguments.quick else names)
+    compared = [one for one, name in zip(every, names, strict=True) if name in chosen]
     rows: list[dict[str, Any]] = []
     bars: list[Bar] = []
     for size, precision in compared:
@@ -288,6 +291,8 @@ def main() -> int:
         "reduce in bf16.",
         "Time to the first step counts from after the imports; what DeepSpeed compiles is cached by then.",
     ]
+    if left_out := [name for name in names if name not in chosen]:
+        notes.append(f"Not measured: {', '.join(left_out)}.")
     if not deepspeed.exists():
         notes.append(f"DeepSpeed was left out: there is no {deepspeed}.")
     return finish("zero", title="ZeRO beside PyTorch and DeepSpeed", rows=rows, bars=bars, notes=notes,
