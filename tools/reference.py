@@ -1,4 +1,5 @@
-"""Write the generated pages of the docs: commands, configuration, benchmarks. `make docs` runs it.
+"""Write the generated pages of the docs: commands, configuration, benchmarks, pictures of schedules.
+`make docs` runs it.
 
 `pages()` returns their text, so that a test can tell when a page no longer says what the program does.
 """
@@ -26,7 +27,29 @@ def pages() -> dict[Path, str]:
         ROOT / "docs/reference/config.md": configuration(),
         ROOT / "docs/reference/compatibility.md": NOTICE + compatibility(),
         ROOT / "docs/benchmarks.md": benchmarks(),
+        ROOT / "docs/images/pipeline-schedules.svg": schedules(),
     }
+
+
+def schedules() -> str:
+    """Pictures of the pipeline schedules: four ranks, eight micro-batches."""
+    from mainspring.parallel import Plan
+    from mainspring.parallel.pipeline.orders import orders
+    from mainspring.planner.picture import svg
+    from mainspring.planner.ticks import Timeline, simulate
+
+    def on_paper(schedule: Any, chunks: int = 1) -> Timeline:
+        plan = Plan(pipeline=4, pipeline_schedule=schedule, pipeline_chunks=chunks)
+        backward = 1 if schedule == "zero_bubble" else 2
+        return simulate(orders(plan, 8), lambda op: (backward if op.kind == "B" else 1) / chunks)
+
+    shown = [
+        ("gpipe", on_paper("gpipe")),
+        ("1f1b", on_paper("1f1b")),
+        ("interleaved, 2 chunks a rank (the second is darker)", on_paper("interleaved", 2)),
+        ("zero_bubble", on_paper("zero_bubble")),
+    ]
+    return svg([(f"{title}: {timeline.idle:.0%} idle", timeline) for title, timeline in shown])
 
 
 def commands() -> str:

@@ -11,6 +11,7 @@ import math
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -23,7 +24,9 @@ from mainspring.nn.span import cut_of, logical_shape, span_of
 from mainspring.optim import OptimConfig
 from mainspring.parallel import Plan
 from mainspring.parallel.strategy import strategy_of
-from parallel.examples import EXAMPLES, Example
+from parallel.examples import EXAMPLES, STAGED, Example
+
+ALL = EXAMPLES | STAGED
 
 STEPS = 3
 ROWS = 24
@@ -137,7 +140,7 @@ def decay_unused(trace: Trace) -> None:
 
 def spread_run(rank: int, world: int, case: Case) -> Trace:
     """Train under the plan; every rank takes its share of the rows, and starts from other random numbers."""
-    example, plan = EXAMPLES[case.example], plan_of(case, world)
+    example, plan = ALL[case.example], plan_of(case, world)
     torch.manual_seed(0 if rank == 0 else 100 + rank)
     if case.meta:
         with torch.device("meta"):
@@ -153,6 +156,19 @@ def spread_run(rank: int, world: int, case: Case) -> Trace:
     share = lambda rows: rows[index * len(rows) // ranks : (index + 1) * len(rows) // ranks]  # noqa: E731
     scale = ranks if case.reduce == "mean" else 1
 
+    if plan.pipeline > 1:
+        return _train(
+            model,
+            example,
+            case.accumulation,
+            share,
+            scale,
+            _accumulated,
+            lambda value: _sum_over_ranks(value) * ranks * plan.pipeline / world,
+            lambda: parallel.clip_grad_norm(model, CLIP),
+            lambda value: _over_stages(model, example.build(), value),
+        )
+
     def quiet(last: bool) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext() if last or not case.no_sync else parallel.no_sync(model)
 
@@ -162,7 +178,7 @@ def spread_run(rank: int, world: int, case: Case) -> Trace:
         case.accumulation,
         share,
         scale,
-        quiet,
+        lambda model, micro_batches, loss: _plain(model, micro_batches, loss, quiet),
         lambda value: _sum_over_ranks(value) * ranks / world,
         lambda: parallel.clip_grad_norm(model, CLIP),
     )
@@ -177,7 +193,7 @@ def plan_of(case: Case, world: int) -> Plan:
 def single_run(case: Case) -> Trace:
     """The plain loop of one process over all rows."""
     torch.manual_seed(0)
-    example = EXAMPLES[case.example]
+    example = ALL[case.example]
     model = example.build()
     sharded = case.plan.get("zero", 0) > 0
     context: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
@@ -191,7 +207,9 @@ def single_run(case: Case) -> Trace:
             1,
             lambda rows: rows,
             1,
-            lambda last: contextlib.nullcontext(),
+            lambda model, micro_batches, loss: _plain(
+                model, micro_batches, loss, lambda last: contextlib.nullcontext()
+            ),
             lambda value: value,
             clip,
         )
@@ -203,10 +221,12 @@ def _train(
     accumulation: int,
     share: Callable[[list[Any]], list[Any]],
     scale: float,
-    quiet: Callable[[bool], contextlib.AbstractContextManager[Any]],
+    backward: Callable[..., float],
     over_ranks: Callable[[float], float],
     clip: Callable[[], float],
+    gather: Callable[[Callable[[Tensor], Tensor | None]], dict[str, Any]] | None = None,
 ) -> Trace:
+    gather = gather or (lambda value: {name: _whole_of(p, value) for name, p in model.named_parameters()})
     model.train()
     optimizer = optim.build(model, OPTIM)
     generator = torch.Generator().manual_seed(7)
@@ -216,22 +236,63 @@ def _train(
         with torch.no_grad():  # the loss of all rows is divided by their global count
             count = sum(_predictions(example, [row]) for row in everything)
         mine = share(everything)
-        loss_sum = 0.0
-        for index in range(accumulation):
-            micro = mine[index * len(mine) // accumulation : (index + 1) * len(mine) // accumulation]
-            with quiet(index == accumulation - 1):
-                loss, _ = example.loss(model, micro)
-                (loss * scale / count).backward()
-            loss_sum += loss.item()
-        trace.losses.append(over_ranks(loss_sum) / count)
+        ends = [index * len(mine) // accumulation for index in range(accumulation + 1)]
+        factor = scale / count
+        losses = backward(
+            model,
+            [mine[start:stop] for start, stop in pairwise(ends)],
+            lambda model, micro, factor=factor: example.loss(model, micro)[0] * factor,
+        )
+        trace.losses.append(over_ranks(losses) / scale)
         if step == 0:
-            trace.gradients = {name: _whole_gradient(p) for name, p in model.named_parameters()}
+            trace.gradients = gather(lambda parameter: parameter.grad)
         trace.norms.append(clip())
         optimizer.step()
         optimizer.zero_grad()
-    trace.parameters = {name: _whole(p) for name, p in model.named_parameters()}
+    trace.parameters = gather(lambda parameter: parameter.detach())
     trace.trainable = {name: p.requires_grad for name, p in model.named_parameters()}
     return trace
+
+
+def _plain(
+    model: nn.Module,
+    micro_batches: list[Any],
+    loss: Callable[[nn.Module, Any], Tensor],
+    quiet: Callable[[bool], contextlib.AbstractContextManager[Any]],
+) -> float:
+    """The user's own loop; the sum of the losses."""
+    total = 0.0
+    for index, micro_batch in enumerate(micro_batches):
+        with quiet(index == len(micro_batches) - 1):
+            value = loss(model, micro_batch)
+            value.backward()
+        total += value.item()
+    return total
+
+
+def _accumulated(
+    model: nn.Module, micro_batches: list[Any], loss: Callable[[nn.Module, Any], Tensor]
+) -> float:
+    """Through a pipeline; the sum of the losses, on the last stage's ranks."""
+    return float(sum(parallel.accumulate(model, micro_batches, loss)))
+
+
+def _over_stages(
+    model: nn.Module, whole: nn.Module, value: Callable[[Tensor], Tensor | None]
+) -> dict[str, Tensor | None]:
+    """Values of all parameters of the whole model, from wherever they are."""
+    own, found = dict(model.named_parameters()), {}
+    names = [name for name, _ in whole.named_parameters()]
+    assert set(own) <= set(names)
+    for name in names:
+        mine = own.get(name)
+        there = None if mine is None else value(mine)
+        count = _sum_over_ranks(float(there is not None))
+        holders = _sum_over_ranks(float(mine is not None))
+        assert holders > 0 and count in (0, holders), f"{name} is on {holders} ranks, {count} have a value"
+        shape = dict(whole.named_parameters())[name].shape
+        found[name] = joined(there, mine, shape) if count else None
+    return found
 
 
 def _predictions(example: Example, rows: list[Any]) -> int:
@@ -242,43 +303,42 @@ def _on_fsdp2(case: Case) -> bool:
     return case.plan.get("zero", 0) > 0 and case.plan.get("backend") == "fsdp2"
 
 
-def _whole_gradient(parameter: Tensor) -> Tensor | None:
+def _whole_of(parameter: Tensor, value: Callable[[Tensor], Tensor | None]) -> Tensor | None:
+    """A value (the gradient, say) of a parameter of which every rank has a part."""
+    mine = value(parameter)
     if span_of(parameter) is None and cut_of(parameter) is None:
-        return None if parameter.grad is None else _whole(parameter.grad)
-    there = _sum_over_ranks(float(parameter.grad is not None))
-    assert there in (0, dist.get_world_size()), "some ranks have a gradient"
-    return joined(parameter.grad, parameter) if there else None
+        if mine is None:
+            return None
+        return (mine.full_tensor() if isinstance(mine, DTensor) else mine.detach()).clone()
+    there = _sum_over_ranks(float(mine is not None))
+    assert there in (0, dist.get_world_size()), "some ranks have a value"
+    return joined(mine, parameter, logical_shape(parameter)) if there else None
 
 
-def joined(values: Tensor, parameter: Tensor) -> Tensor:
-    """The whole of which every rank has a part: its values where it is what `parameter` is of the whole.
+def joined(values: Tensor | None, parameter: Tensor | None, shape: torch.Size) -> Tensor:
+    """The whole of which ranks have parts: its values where it is what `parameter` is of the whole.
 
-    Ranks that hold the same part have to hold the same values.
+    Ranks that hold the same part have to hold the same values; one that holds none gives None.
     """
-    cut, span = cut_of(parameter), span_of(parameter)
-    whole, holders = torch.zeros((2, *logical_shape(parameter)), dtype=torch.float64)
-    box = whole if cut is None else cut.of(whole)
-    here = torch.ones(box.shape, dtype=torch.bool)
-    if span is not None:
-        here = torch.zeros(box.numel(), dtype=torch.bool)
-        here[span.start : span.stop] = True
-        here = here.view(box.shape)
-    box[here] = values.detach().double().flatten()
-    (holders if cut is None else cut.of(holders))[here] = 1.0
+    whole, holders = torch.zeros((2, *shape), dtype=torch.float64)
+    if parameter is not None and values is not None:
+        cut, span = cut_of(parameter), span_of(parameter)
+        box = whole if cut is None else cut.of(whole)
+        here = torch.ones(box.shape, dtype=torch.bool)
+        if span is not None:
+            here = torch.zeros(box.numel(), dtype=torch.bool)
+            here[span.start : span.stop] = True
+            here = here.view(box.shape)
+        box[here] = values.detach().double().flatten()
+        (holders if cut is None else cut.of(holders))[here] = 1.0
     dist.all_reduce(whole)
     dist.all_reduce(holders)
     assert bool((holders > 0).all()), "some elements are nowhere"
     whole /= holders
-    own = (whole if cut is None else cut.of(whole))[here]
-    assert torch.equal(own, values.detach().double().flatten()), "ranks hold different values of one part"
+    if parameter is not None and values is not None:
+        own = (whole if cut is None else cut.of(whole))[here]
+        assert torch.equal(own, values.detach().double().flatten()), "ranks hold different values of a part"
     return whole.float()
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    if span_of(tensor) is not None or cut_of(tensor) is not None:
-        return joined(tensor, tensor)
-    tensor = tensor.detach()
-    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).clone()
 
 
 def _sum_over_ranks(value: float) -> float:

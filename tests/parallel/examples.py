@@ -233,6 +233,66 @@ def _awkward_loss(model: nn.Module, rows: list[Tensor]) -> tuple[Tensor, int]:
     return next_token_loss(model(ids), ids, valid)
 
 
+def _ours(**config: Any) -> Callable[[], nn.Module]:
+    """A model of ours of four layers, or of an encoder and a decoder of two."""
+
+    def build() -> nn.Module:
+        from mainspring.nn import Transformer, TransformerConfig, initialize
+
+        both = "encoder_layers" in config
+        shape = {"d_model": 32, "n_heads": 4, "n_layers": 0 if both else 4, "d_ff": 48, "vocab_size": VOCAB}
+        model = Transformer(TransformerConfig(**{**shape, "max_positions": LENGTH, **config}))
+        return model if next(model.parameters()).is_meta else initialize(model, seed=1)
+
+    return build
+
+
+def _mask_decoder() -> nn.Module:
+    """Tables of distances and of positions that stages far apart use, and a last layer that runs thrice."""
+    from mainspring.nn.config import Absolute, Disentangled
+
+    positions = (Absolute(place="decoder"), Disentangled())
+    return _ours(norm_place="post", positions=positions)()
+
+
+def _encoder_decoder() -> nn.Module:
+    from mainspring.nn.config import ExpertLayers, T5Bias
+
+    experts = ExpertLayers(count=4, capacity_factor=None)
+    return _ours(encoder_layers=2, decoder_layers=2, experts=experts, positions=(T5Bias(),))()
+
+
+def _rewriting_loss(model: nn.Module, rows: list[Tensor]) -> tuple[Tensor, int]:
+    """Each row is written again from itself; experts' z losses count by rows' tokens."""
+    from mainspring.data.batch import bidirectional_batch, causal_batch
+
+    ids, valid = padded(rows)
+    output = model(causal_batch(ids, valid=valid), source=bidirectional_batch(ids, valid=valid))
+    loss, count = next_token_loss(output.logits, ids, valid)
+    return loss + 0.1 * output.auxiliary[1] * valid.sum(), count
+
+
+class Tied(nn.Linear):
+    """A linear layer with the table of an embedding."""
+
+
+def _sequence() -> nn.Module:
+    """Modules one after another; the last has the first one's table, and two in between share theirs."""
+    layers = [nn.Sequential(nn.Linear(16, 16), nn.Tanh()) for _ in range(4)]
+    layers[3][0].weight = layers[1][0].weight
+    model = nn.Sequential(nn.Embedding(VOCAB, 16), *layers, Tied(16, VOCAB, bias=False))
+    model[-1].weight = model[0].weight
+    return model
+
+
+STAGED: dict[str, Example] = {
+    "ours-deep": Example(_ours(), text_rows, _our_loss, _our_initialize),
+    "ours-mask-decoder": Example(_mask_decoder, text_rows, _our_loss, _our_initialize),
+    "ours-encoder-decoder": Example(_encoder_decoder, text_rows, _rewriting_loss, _our_initialize),
+    "sequence": Example(_sequence, text_rows, _awkward_loss),
+}
+"""Models that can be cut into stages; at least four."""
+
 EXAMPLES: dict[str, Example] = {
     "ours-gpt2": Example(_our_gpt2, text_rows, _our_loss, _our_initialize),
     "ours-deberta": Example(_our_deberta, text_rows, _our_loss, _our_initialize),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from parallel.battery import Case, check
-from parallel.examples import EXAMPLES
+from parallel.examples import EXAMPLES, STAGED
 from support.spawn import run_ranks
 
 pytestmark = pytest.mark.distributed
@@ -43,7 +43,7 @@ def cases(world):
             for z in STAGES
         ]
         found += [Case("awkward", {"zero": z}, "bf16", accumulation=3) for z in STAGES]
-    return found + cut(world)
+    return found + cut(world) + staged(world)
 
 
 def cut(world):
@@ -63,6 +63,52 @@ def cut(world):
     half += [Case(deberta, {"tensor": 2, "zero": z, "offload": "host"}, accumulation=2) for z in (2, 3)]
     wide = {"tensor": 4, "tensor_sequence": True, "zero": 3, "remat": True}
     return [*half, Case(deberta, {"tensor": 4}), Case(gpt2, wide, "bf16", accumulation=2)]
+
+
+SCHEDULES = {
+    "gpipe": {"pipeline_schedule": "gpipe"},
+    "1f1b": {},
+    "interleaved": {"pipeline_schedule": "interleaved", "pipeline_chunks": 2},
+    "zero_bubble": {"pipeline_schedule": "zero_bubble"},
+    "zero_bubble in chunks": {"pipeline_schedule": "zero_bubble", "pipeline_chunks": 2},
+}
+
+
+def staged(world):
+    """Layers over ranks one after another, beside everything else."""
+    two, deep, masks = {"pipeline": 2}, "ours-deep", "ours-mask-decoder"
+    # Balanced, the last stage of the sequence would be its last module alone, whose table is another's.
+    halves, quarters = {"pipeline_blocks": (3, 3)}, {"pipeline_blocks": (2, 1, 1, 2)}
+    many = [
+        Case(
+            name,
+            two | schedule | (halves if name == "sequence" and len(schedule) < 2 else {}),
+            accumulation=4,
+        )
+        for name in STAGED
+        for schedule in SCHEDULES.values()
+    ]
+    if world == 2:
+        return [
+            *many,
+            Case("ours-deberta", two | {"pipeline_blocks": (2, 1)}, accumulation=3, reduce="mean"),
+            Case("ours-gpt2", two | {"remat": True}, accumulation=2, meta=True),
+            Case(deep, two | SCHEDULES["zero_bubble"], "bf16", accumulation=4),
+            Case("ours-encoder-decoder", two | {"pipeline_blocks": (1, 3)}, accumulation=2),
+        ]
+    found = [Case(name, {"pipeline": 4}, accumulation=6) for name in STAGED if name != "sequence"]
+    found += [Case("sequence", {"pipeline": 4} | quarters, accumulation=4)]
+    found += [Case(masks, {"pipeline": 4, "pipeline_schedule": "zero_bubble"}, accumulation=4, meta=True)]
+    found += [Case(deep, two | {"zero": z}, accumulation=4) for z in STAGES]
+    found += [Case(masks, two | {"zero": z, "remat": True}, accumulation=2, meta=True) for z in STAGES]
+    found += [Case("sequence", two | halves | {"zero": z}, accumulation=2) for z in (1, 2)]
+    found += [Case(masks, two | {"zero": z}, "bf16", accumulation=2) for z in (0, 1, 3)]
+    found += [Case(masks, two | {"zero": z} | SCHEDULES["zero_bubble"], accumulation=4) for z in (0, 1)]
+    found += [Case(deep, two | {"zero": z} | SCHEDULES["interleaved"], accumulation=2) for z in (1, 2)]
+    found += [Case("ours-encoder-decoder", two | {"zero": 1}, accumulation=2)]
+    found += [Case(deep, two | {"tensor": 2}, accumulation=2)]
+    found += [Case(masks, two | {"tensor": 2, "tensor_sequence": True}, accumulation=2)]
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from mainspring.parallel.api import (
     traffic,
 )
 from mainspring.parallel.mesh import Axes
-from mainspring.parallel.micro_batches import accumulate, has_results, measure
+from mainspring.parallel.micro_batches import accumulate, elsewhere, has_results, measure
 from mainspring.parallel.pieces import piece_sum
 from mainspring.parallel.plan import Plan
 from mainspring.parallel.world import World
@@ -29,6 +29,7 @@ __all__ = [
     "apply",
     "axes_of",
     "clip_grad_norm",
+    "elsewhere",
     "full_state",
     "has_results",
     "loss_scaler",

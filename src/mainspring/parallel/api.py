@@ -18,7 +18,7 @@ from mainspring.errors import PlanError
 from mainspring.nn.span import cut_of, span_of
 from mainspring.parallel.expert import spread_experts
 from mainspring.parallel.mesh import UNBUILT, Axes, copies_of
-from mainspring.parallel.pipeline import keep_stages, open_pipeline
+from mainspring.parallel.pipeline import gather_stages, keep_stages, open_pipeline
 from mainspring.parallel.places import place
 from mainspring.parallel.plan import Plan
 from mainspring.parallel.precision import Autocast, Precision
@@ -74,7 +74,8 @@ def apply(
         PlanError: the plan's world is not the number of ranks, or `model` has a plan
             already.
     """
-    if type(strategy_of(model)) is not Strategy:
+    known = strategy_of(model)
+    if type(known) is not Strategy or known.pipeline is not None:
         raise PlanError("this model is spread already; apply a plan once, to a fresh model")
     for axis in UNBUILT:
         if getattr(plan, axis) > 1:
@@ -207,19 +208,21 @@ def full_state(model: nn.Module, rank0_only: bool = True) -> dict[str, Tensor]:
         rank0_only: other ranks get {} and need no memory for it.
     """
     strategy, axes = strategy_of(model), axes_of(model)
-    keep = not rank0_only or axes.rank == 0
+    wants, stages = not rank0_only or axes.rank == 0, axes.group("pipeline")
+    keep = wants or axes.ranks("pipeline")[0] == 0
 
     def join(box: Tensor) -> Tensor:
         return whole(box, axes, strategy.counter)
 
+    found: dict[str, Tensor] = {}
     if isinstance(strategy, Flat):
-        return state.full_state(strategy, join, keep)
-    found = {}
-    for name, tensor in named_tensors(model):
-        joined = join(tensor)
-        if keep:
-            found[name] = joined.detach().to("cpu", copy=True)
-    return found
+        found = state.full_state(strategy, join, keep)
+    else:
+        for name, tensor in named_tensors(model):
+            joined = join(tensor)
+            if keep:
+                found[name] = joined.detach().to("cpu", copy=True)
+    return found if stages is None else gather_stages(found, stages, strategy.counter, wants)
 
 
 def axes_of(model: nn.Module) -> Axes:

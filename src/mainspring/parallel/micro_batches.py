@@ -69,6 +69,12 @@ def measure(model: nn.Module, micro_batches: Sequence[M], result: Callable[[nn.M
         return [result(model, micro_batch) for micro_batch in micro_batches]
 
 
+def elsewhere(model: nn.Module) -> frozenset[str]:
+    """Names of the parameters that other ranks of a pipeline keep, and this one does not."""
+    pipeline = strategy_of(model).pipeline
+    return frozenset() if pipeline is None else pipeline.kept.elsewhere
+
+
 def has_results(model: nn.Module) -> bool:
     """Whether `accumulate` and `measure` give results on this rank."""
     pipeline = strategy_of(model).pipeline

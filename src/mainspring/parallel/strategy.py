@@ -98,7 +98,8 @@ class Replicated(Strategy):
 
     def materialized(self, *, equal: bool) -> None:
         for copies, group in self._groups.items():
-            tensors: list[Tensor] = [p for p in self.model.parameters() if not equal and copies_of(p) == copies]
+            parameters = () if equal else self.model.parameters()
+            tensors: list[Tensor] = [p for p in parameters if copies_of(p) == copies]
             if copies == "replicas":
                 tensors += self.model.buffers()
             if group is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mainspring.config import Section
 from mainspring.errors import ConfigError, PlanError
+from mainspring.parallel.pipeline.rounds import fits
 from mainspring.parallel.plan import Plan
 
 CPU_MICRO_TOKENS = 4096
@@ -38,7 +39,8 @@ def split_batch(
 
     `micro_rows` is the largest divisor of a rank's rows whose activations fit in `memory` and that has at
     most `micro_tokens` tokens (one row is always allowed): matrix products on a CPU saturate there, so that
-    larger ones cost memory and gain nothing.
+    larger ones cost memory and gain nothing. A pipeline wants several micro-batches a rank, as many as its
+    schedule takes.
 
     Args:
         batch_tokens: tokens of one optimizer step over all ranks (`train.batch_tokens`).
@@ -50,7 +52,7 @@ def split_batch(
 
     Raises:
         ConfigError: the batch is not whole rows, or its rows do not divide by the data ranks.
-        PlanError: not even one row fits.
+        PlanError: not even one row fits, or the pipeline's schedule takes no such number of micro-batches.
     """
     unit = seq_len * plan.data
     if batch_tokens % seq_len or (batch_tokens // seq_len) % plan.data or batch_tokens <= 0:
@@ -72,5 +74,14 @@ def split_batch(
     limit = per_rank if row_bytes <= 0 else min(per_rank, int(memory // row_bytes))
     if micro_tokens:
         limit = min(limit, max(1, micro_tokens // seq_len))
-    micro = max(size for size in range(1, limit + 1) if per_rank % size == 0)
+    sizes = [size for size in range(1, limit + 1) if per_rank % size == 0 and fits(plan, per_rank // size)]
+    if not sizes:
+        raise PlanError(
+            f"no cut of {per_rank} rows a rank into micro-batches suits pipeline_schedule = "
+            f'"{plan.pipeline_schedule}" over {plan.pipeline} ranks, which needs at least {plan.pipeline} of '
+            "equal size; raise train.batch_tokens, or lower plan.pipeline"
+        )
+    # Four micro-batches a rank leave a pipeline idle for a fifth of its time at most; more cost little.
+    filled = [size for size in sizes if per_rank // size >= 4 * plan.pipeline]
+    micro = max(sizes) if plan.pipeline == 1 else max(filled, default=min(sizes))
     return Batch(rows=rows, rows_per_rank=per_rank, micro_rows=micro, accumulation=per_rank // micro)

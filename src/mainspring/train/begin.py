@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mainspring import parallel
 from mainspring.errors import WeightsError, few
 from mainspring.nn import TransformerConfig
 from mainspring.nn.assign import assign
@@ -36,7 +37,9 @@ def begin_from(model: nn.Module, config: TransformerConfig, weights: Weights) ->
         WeightsError: layers or tables differ; lists names and shapes.
     """
     targets = _parameters(model.network if isinstance(model, AroundNetwork) else model)
+    away = parallel.elsewhere(model)
     given = {n: t for n, t in weights.state.items() if n in targets or not n.startswith(_HEADS)}
+    given = {n: t for n, t in given.items() if n not in away}
     if config.head != weights.config.head:
         given = {n: t for n, t in given.items() if not n.startswith("head.")}
     rows, least = config.rows, min(config.vocab_size, weights.config.vocab_size)

@@ -14,7 +14,7 @@ from mainspring import comm, parallel
 from mainspring.data.batch import TokenBatch
 from mainspring.data.dataset import TokenData
 from mainspring.data.loader import holdout_batch, holdout_count, row_generators
-from mainspring.objectives import CausalLM, Objective
+from mainspring.objectives import CausalLM, Loss, Objective, Views, passes
 from mainspring.objectives.base import labelled
 from mainspring.train.events import Evaluated
 from mainspring.train.feed import own_tokens
@@ -67,16 +67,17 @@ def score(
                 stop = min(start + rows, total)
                 batch = holdout_batch(data, seq_len, start, stop)
                 views = own_tokens(objective.build(batch, row_generators(0, start, stop)), axes)
-                losses = objective.loss(model, {k: v.to(device) for k, v in views.items()})
-                name, loss = next(iter(losses.items()))
-                if index < len(starts):
+                views = {k: v.to(device) for k, v in views.items()}
+                scores = parallel.measure(model, [views], lambda some, given: _first(objective, some, given))
+                for name, loss in scores if index < len(starts) else ():
                     size = data.tokenizer.token_bytes(_predicted(views[name])) if name in views else 0
                     scored = [float(loss.total), loss.count, size]
                     sums += torch.tensor(scored, dtype=torch.float64, device=device)
     finally:
         model.train(training)
-    if (group := axes.group("replicas")) is not None:
-        comm.all_reduce(sums, name="holdout", group=group)
+    for axis in ("replicas", "pipeline"):
+        if (group := axes.group(axis)) is not None:
+            comm.all_reduce(sums, name="holdout", group=group)
     nats, tokens, size = sums.tolist()
     mean = nats / max(tokens, 1)
     causal = isinstance(objective, CausalLM) and size > 0
@@ -89,6 +90,11 @@ def score(
         bytes=int(size),
         seconds=time.perf_counter() - began,
     )
+
+
+def _first(objective: Objective, model: nn.Module, views: Views) -> tuple[str, Loss]:
+    """The first loss, with its name."""
+    return next(iter(passes(objective, model, views)[0]().items()))
 
 
 def _predicted(view: TokenBatch) -> NDArray[np.int64]:

@@ -94,6 +94,7 @@ def prepare(
     data = TokenData.open(recipe.data.path)
     config = models.resolve(recipe.model, data.vocab_size)
     objective = objectives.build(recipe.objective, Vocabulary.of_tokenizer(data.tokenizer))
+    _check_stages(recipe, config, objective)
     machine = machine or _measure(recipe, world)
     batch, estimate = planner.prepare(
         config,
@@ -115,6 +116,20 @@ def prepare(
     model, drawn = _model(recipe, config, objective, world, weights)
     optimizer = optim.build(model, recipe.optim, join=parallel.piece_sum(model))
     return Setup(recipe, data, config, objective, batch, model, optimizer, machine, estimate, drawn)
+
+
+def _check_stages(recipe: Recipe, config: TransformerConfig, objective: Objective) -> None:
+    """Refuse a pipeline for an objective that trains more than the network."""
+    if recipe.plan.pipeline == 1:
+        return
+    with torch.device("meta"):
+        trained = type(objectives.assemble(objective, Transformer(config)))
+    if trained is not Transformer:
+        raise PlanError(
+            f"plan.pipeline = {recipe.plan.pipeline}: objective.kind = {recipe.objective.kind!r} trains a "
+            f"{trained.__name__}, networks whose passes need one another's results, and a pipeline takes one "
+            "pass of one network at a time; set plan.pipeline = 1 and use data, zero or tensor"
+        )
 
 
 def _weights(recipe: Recipe, data: TokenData) -> Weights | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -72,12 +71,16 @@ class Step:
         sums = self._backward(micro_batches, counts)
         norm = parallel.clip_grad_norm(self.model, self.clip)
         asked = torch.tensor(float(stop()), dtype=torch.float64, device=self.device)
-        # Over all ranks, so that all of them decide alike: those of a tensor group have the same losses.
-        packed = torch.stack([*(total / self._axes.size("tensor") for _, total in sums.values()), asked])
+        # Over all ranks, so that all of them decide alike: those of a tensor group have the same losses, and
+        # of a pipeline's the last alone has any.
+        none = torch.zeros_like(asked)
+        shares = [weight * total / max(counts[name], 1) for name, (weight, total) in sums.items()]
+        totals = [sums[name][1] if name in sums else none for name in counts]
+        packed = torch.stack([*totals, sum(shares, none)]) / self._axes.size("tensor")
+        packed = torch.cat([packed, asked[None]])
         comm.all_reduce(packed, name="losses", counter=parallel.traffic(self.model))
-        *totals, stops = packed.tolist()
-        means = {name: total / max(counts[name], 1) for name, total in zip(sums, totals, strict=True)}
-        loss = sum(weight * means[name] for name, (weight, _) in sums.items())
+        *joined, loss, stops = packed.tolist()
+        means = {name: total / max(counts[name], 1) for name, total in zip(counts, joined, strict=True)}
         return Outcome(loss, means, norm, stops > 0)
 
     def finish(self, applied: bool) -> None:
@@ -128,21 +131,25 @@ class Step:
     ) -> dict[str, tuple[float, Tensor]]:
         """Accumulate gradients; returns the weight of each loss and its sum on this rank (fp64)."""
         sums: dict[str, tuple[float, Tensor]] = {}
-        for index, views in enumerate(micro_batches):
-            last = index == len(micro_batches) - 1
-            runs = self._passes({k: v.to(self.device) for k, v in views.items()})
-            for number, run in enumerate(runs):
-                final = last and number == len(runs) - 1
-                with nullcontext() if final else parallel.no_sync(self.model):
-                    losses = run()
-                    parts = [one.total * (one.weight / max(counts[name], 1)) for name, one in losses.items()]
-                    torch.stack(parts).sum().backward()  # type: ignore[no-untyped-call]
-                for name, loss in losses.items():
-                    before = sums[name][1] if name in sums else 0.0
-                    sums[name] = loss.weight, before + loss.total.detach().double()
+        runs: list[Callable[[], dict[str, Loss]]] = []
+        staged = self._axes.size("pipeline") > 1
+
+        def loss(model: nn.Module, run: tuple[Views, int]) -> Tensor:
+            views, number = run
+            if number == 0 or staged:  # stages take micro-batches in an order of their own
+                runs[:] = self._passes(model, {k: v.to(self.device) for k, v in views.items()})
+            losses = runs[number]()
+            for name, one in losses.items():
+                before = sums[name][1] if name in sums else 0.0
+                sums[name] = one.weight, before + one.total.detach().double()
+            parts = [one.total * (one.weight / max(counts[name], 1)) for name, one in losses.items()]
+            return torch.stack(parts).sum()
+
+        every = [(v, n) for v in micro_batches for n in range(len(self._passes(self.model, v)))]
+        parallel.accumulate(self.model, every, loss)
         return sums
 
-    def _passes(self, views: Views) -> Sequence[Callable[[], dict[str, Loss]]]:
+    def _passes(self, model: nn.Module, views: Views) -> Sequence[Callable[[], dict[str, Loss]]]:
         """What goes backward one after another.
 
         Under FSDP2's ZeRO 1 all goes at once, with the same gradients: where it adds up gradients without
@@ -150,5 +157,5 @@ class Step:
         """
         plan = strategy_of(self.model).plan
         if plan.zero == 1 and plan.backend == "fsdp2":
-            return [lambda: self._trained.loss(self.model, views)]
-        return passes(self._trained, self.model, views)
+            return [lambda: self._trained.loss(model, views)]
+        return passes(self._trained, model, views)

@@ -10,13 +10,14 @@ from torch import nn
 
 from mainspring.comm import Counter
 from mainspring.parallel.mesh import Axes
+from mainspring.parallel.pipeline.gather import gather_stages
 from mainspring.parallel.pipeline.keep import Kept, keep_stages
 from mainspring.parallel.plan import Plan
 
 if TYPE_CHECKING:
     from mainspring.parallel.pipeline.run import Pipeline
 
-__all__ = ["Kept", "keep_stages", "open_pipeline"]
+__all__ = ["Kept", "gather_stages", "keep_stages", "open_pipeline"]
 
 
 def open_pipeline(

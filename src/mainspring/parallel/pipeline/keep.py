@@ -67,6 +67,12 @@ def keep_stages(model: nn.Module, axes: Axes, plan: Plan) -> Kept:
         broadcast_tensors(tensors, name="start", group=axes.group("pipeline"), counter=None)
     blocks = staged.blocks()
     users = _users(model, staged, blocks, everything)
+    if bare := set(range(ranks)) - {stages[0] % ranks for stages in users.values()}:
+        raise PlanError(
+            f"ranks {sorted(bare)} of the pipeline would have no parameter of their own: what their stages "
+            f"use is shared with earlier ones. Cut elsewhere: pipeline_blocks is "
+            f"{[part.stop - part.start for part in everything]}"
+        )
     places = _places(model)
     kept.elsewhere = frozenset(
         name for name, p in model.named_parameters(remove_duplicate=False) if users[id(p)][0] % ranks != here

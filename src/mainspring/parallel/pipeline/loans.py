@@ -46,7 +46,7 @@ class Loans:
         for peer in sorted(p for p in self._due if self._kept.lending_stage[p] == stage):
             self._due.remove(peer)
             values = [_at(place) for place in self._kept.lent[peer]]
-            self._mail.describe(Tag.LOAN, ("loan", peer), values, peer)
+            self._mail.describe(Tag.LOAN, ("loan", self._here, peer), values, peer)
             self._mail.send(self._mail.posts(VALUES, Tag.LOAN, values, peer))
 
     def borrow(self, stage: int) -> None:
@@ -54,7 +54,7 @@ class Loans:
         for peer in sorted(p for p in self._open if self._kept.borrowing_stage[p] <= stage):
             self._open.remove(peer)
             places = self._places(peer)
-            sheets = self._mail.expect(Tag.LOAN, ("loan", self._here), len(places), peer)
+            sheets = self._mail.expect(Tag.LOAN, ("loan", peer, self._here), len(places), peer)
             ops, values = self._mail.takes(Tag.LOAN, sheets, peer)
             self._mail.receive(ops)
             for same, value, sheet in zip(places, values, sheets, strict=True):

@@ -15,10 +15,10 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.distributed.pipelining import schedules
 
-from mainspring.errors import PlanError
 from mainspring.parallel.pipedream.layout import Layout
 from mainspring.parallel.pipedream.schedule import Op, Semantics
 from mainspring.parallel.pipedream.schedule import orders as pipedream_orders
+from mainspring.parallel.pipeline.rounds import check_micro_batches
 from mainspring.parallel.plan import Plan
 
 _CLASSES: dict[str, Any] = {
@@ -38,24 +38,6 @@ def make_schedule(plan: Plan, stages: Sequence[Any], micro_batches: int, loss: C
     made = _CLASSES[plan.pipeline_schedule]
     given = stages[0] if plan.pipeline_schedule in _PLAIN else list(stages)
     return made(given, micro_batches, loss, scale_grads=False)
-
-
-def check_micro_batches(plan: Plan, micro_batches: int) -> None:
-    """Refuse a number of micro-batches that the schedule cannot take.
-
-    Interleaving goes in rounds of about `pipeline` micro-batches, all rounds alike.
-
-    Raises:
-        PlanError: names the nearest numbers that it can.
-    """
-    if plan.pipeline_schedule not in ("interleaved", "zero_bubble") or _fits(plan, micro_batches):
-        return
-    below = next((m for m in range(micro_batches, 0, -1) if _fits(plan, m)), 1)
-    above = next(m for m in range(micro_batches, 2 * micro_batches + 1) if _fits(plan, m))
-    raise PlanError(
-        f'pipeline_schedule = "{plan.pipeline_schedule}" over {plan.pipeline} ranks cannot take '
-        f"{micro_batches} micro-batches a step; nearest: {below} and {above}, or use 1f1b"
-    )
 
 
 def orders(plan: Plan, micro_batches: int) -> list[list[Op]]:
@@ -82,10 +64,6 @@ def orders(plan: Plan, micro_batches: int) -> list[list[Op]]:
         ]
         for rank in range(plan.pipeline)
     ]
-
-
-def _fits(plan: Plan, micro_batches: int) -> bool:
-    return micro_batches % max(1, micro_batches // plan.pipeline) == 0
 
 
 def _no_loss(*_: Any) -> Tensor:

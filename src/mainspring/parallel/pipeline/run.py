@@ -22,7 +22,8 @@ from mainspring.parallel.pipedream.schedule import Op
 from mainspring.parallel.pipeline.keep import Kept
 from mainspring.parallel.pipeline.loans import Loans
 from mainspring.parallel.pipeline.mail import Mail
-from mainspring.parallel.pipeline.orders import check_micro_batches, make_schedule
+from mainspring.parallel.pipeline.orders import make_schedule
+from mainspring.parallel.pipeline.rounds import check_micro_batches
 from mainspring.parallel.pipeline.stage import Stage
 from mainspring.parallel.plan import Plan
 from mainspring.parallel.zero.nested import tensors_of
@@ -75,6 +76,7 @@ class Pipeline:
         """The stage that computes, and what it takes up."""
         self._runs = 0
         """How often the loss under way has run the model."""
+        model.register_forward_pre_hook(_refuse_whole, prepend=True, with_kwargs=True)
 
     def accumulate(self, micro_batches: Sequence[Any], loss: Loss) -> list[Tensor]:
         """Forward and backward of all micro-batches.
@@ -217,6 +219,14 @@ class _HandedOn(Exception):
     def __init__(self, carried: Carried) -> None:
         super().__init__()
         self.carried = carried
+
+
+def _refuse_whole(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+    if "part" not in kwargs:
+        raise PlanError(
+            "this rank has some of the model's layers only: run it with parallel.accumulate or "
+            "parallel.measure, which take it through all stages of the pipeline"
+        )
 
 
 def _as_it_is(output: Tensor, target: Any) -> Tensor:

@@ -106,7 +106,8 @@ class Stage(PipelineStage):
             Sheet(s.shape, s.dtype, False) if s is not None and s.trained else None
             for s in sheets_of(outputs)
         )
-        return outputs[0] if self.is_last else tuple(t for t in outputs if t is not None)
+        # The schedule keeps what it is given to the end of the step: the loss without its graph.
+        return outputs[0].detach() if self.is_last and outputs[0] is not None else None
 
     def backward_one_chunk(
         self, bwd_chunk_id: int, loss: Any = None, full_backward: bool = True, last_backward: bool = False

@@ -94,7 +94,7 @@ def load(
         named = state.run_state(model, optimizer, empty=True)
     except CheckpointError as error:
         raise CheckpointError(f"{error}; {folders.advice(path)}") from error
-    state.check_fit(named, content)
+    state.check_fit(named, content, parallel.elsewhere(model))
     reader = Reader(path, content)
     planner = Loading()
     try:

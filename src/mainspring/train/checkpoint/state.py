@@ -5,7 +5,7 @@ The names say nothing of ranks or of positions in an optimizer's groups, so any 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 
 import torch
@@ -96,11 +96,13 @@ def optimizer_state(model: nn.Module, optimizer: Optimizer, *, empty: bool = Fal
 
 def allocate_optimizer_state(model: nn.Module, optimizer: Optimizer, content: Manifest) -> None:
     """Give the optimizer the tensors that a checkpoint has values for, sharded as the parameters are."""
-    parameters = _parameters(model)
+    parameters, away = _parameters(model), parallel.elsewhere(model)
     wanted: dict[str, dict[str, Entry]] = {}
     for name, entry in content.tensors.items():
         if name.startswith(OPTIMIZER):
             owner, _, key = name.removeprefix(OPTIMIZER).rpartition(".")
+            if owner in away:
+                continue
             if owner not in parameters:
                 raise CheckpointError(f"{name}: the checkpoint is of another model, which has this parameter")
             wanted.setdefault(owner, {})[key] = entry
@@ -132,14 +134,19 @@ def _counts_beside(parameter: nn.Parameter, optimizer: Optimizer) -> bool:
     )
 
 
-def check_fit(state: Mapping[str, Leaf], content: Manifest) -> None:
+def check_fit(state: Mapping[str, Leaf], content: Manifest, away: Collection[str] = frozenset()) -> None:
     """Compare names and shapes with those of a checkpoint.
+
+    Args:
+        state: of this rank.
+        content: of the checkpoint.
+        away: names of parameters that other ranks have.
 
     Raises:
         CheckpointError: lists what is missing, what is left over and what has another shape.
     """
     missing = sorted(set(state) - set(content.tensors))
-    surplus = sorted(n for n in set(content.tensors) - set(state))
+    surplus = sorted(n for n in set(content.tensors) - set(state) if _owner(n) not in away)
     shapes = [
         f"{name}: checkpoint {list(content.tensors[name].shape)}, model {list(_shape(tensor))}"
         for name, tensor in sorted(state.items())
