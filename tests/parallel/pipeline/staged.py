@@ -46,20 +46,21 @@ class Sleeper(nn.Module):
         return _Asleep.apply(x, self.seconds) @ _Asleep.apply(self.weight, self.seconds)
 
 
-def asleep(rank: int, world: int, fields: dict[str, Any], micro_batches: int, tick: float) -> list[list[Any]]:
-    """What this rank did in each of two steps of a pipeline that sleeps: ops with start and end."""
-    plan = Plan(pipeline=world, **fields)
-    blocks = [Sleeper(tick / plan.pipeline_chunks) for _ in range(world * plan.pipeline_chunks)]
-    model = parallel.apply(nn.Sequential(*blocks), plan)
-    steps = []
-    for _ in range(2):
-        parallel.accumulate(
-            model, [torch.ones(2, 4, requires_grad=True)] * micro_batches, lambda m, x: m(x).sum()
-        )
+def asleep(
+    rank: int, world: int, schedules: list[dict[str, Any]], micro_batches: int, tick: float
+) -> list[list[Any]]:
+    """What this rank did in the second step of each pipeline, of ranks that sleep: ops, start and end."""
+    done, rows = [], torch.ones(2, 4, requires_grad=True)
+    for fields in schedules:
+        plan = Plan(pipeline=world, **fields)
+        blocks = [Sleeper(tick / plan.pipeline_chunks) for _ in range(world * plan.pipeline_chunks)]
+        model = parallel.apply(nn.Sequential(*blocks), plan)
+        for _ in range(2):  # the first also sends shapes
+            parallel.accumulate(model, [rows] * micro_batches, lambda m, x: m(x).sum())
         pipeline = strategy_of(model).pipeline
         assert pipeline is not None
-        steps.append([(tuple(done.op), done.start, done.end) for done in pipeline.done])
-    return steps
+        done.append([(tuple(one.op), one.start, one.end) for one in pipeline.done])
+    return done
 
 
 def batches(count: int, lengths: tuple[int, ...] = (7,)) -> list[Tensor]:
