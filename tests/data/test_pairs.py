@@ -58,7 +58,7 @@ def test_what_cannot_be_used_is_refused(tokenizer: Tokenizer, tmp_path: Path) ->
     facts = json.loads((folder / "pairs.json").read_text())
     del facts["digest"]
     (folder / "pairs.json").write_text(json.dumps(facts))
-    with pytest.raises(DataError, match="has no digest.*mainspring data pairs"):
+    with pytest.raises(DataError, match="lacks digest.*mainspring data pairs"):
         PairData.open(folder)
     folder = data(tokenizer).save(tmp_path / "cut")
     np.save(folder / "ends.npy", data(tokenizer).ends[:-2])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 
 from parallel.battery import Case, check
@@ -15,7 +17,8 @@ LARGE = ("hf-deberta", "hf-mixtral", "hf-t5")
 """Examples that take longer: some cases only."""
 
 
-def cases(world):
+def whole(world):
+    """Layers that every rank has, sharded or not."""
     found = [Case(name, {"zero": z}) for name in EXAMPLES if name not in LARGE for z in STAGES]
     found += [Case(name, {"zero": z}, accumulation=3) for name in ("ours-gpt2", "awkward") for z in STAGES]
     if world == 2:
@@ -43,7 +46,7 @@ def cases(world):
             for z in STAGES
         ]
         found += [Case("awkward", {"zero": z}, "bf16", accumulation=3) for z in STAGES]
-    return found + cut(world) + staged(world)
+    return found
 
 
 def cut(world):
@@ -111,16 +114,28 @@ def staged(world):
     return found
 
 
-@pytest.fixture(scope="module")
-def outcomes():
-    return {world: run_ranks(check, world, cases(world), timeout=200)[0] for world in (2, 4)}
+GROUPS = {"whole": whole, "cut": cut, "staged": staged}
+
+
+def cases(world):
+    return [case for group in GROUPS.values() for case in group(world)]
+
+
+@functools.cache
+def outcomes(world, group):
+    return run_ranks(check, world, GROUPS[group](world), timeout=280)[0]
 
 
 @pytest.mark.parametrize(
-    ("world", "case"),
-    [pytest.param(world, case.id, id=f"{world}-{case.id}") for world in (2, 4) for case in cases(world)],
+    ("world", "group", "case"),
+    [
+        pytest.param(world, group, case.id, id=f"{world}-{case.id}")
+        for world in (2, 4)
+        for group, found in GROUPS.items()
+        for case in found(world)
+    ],
 )
-def test_as_one_process(outcomes, world, case):
-    errors = outcomes[world][case]
+def test_as_one_process(world, group, case):
+    errors = outcomes(world, group)[case]
     assert not isinstance(errors, str), errors
     assert max(errors.values()) <= 1, errors

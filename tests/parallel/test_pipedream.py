@@ -3,6 +3,7 @@ versions of all stages, and the formula written out."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mainspring import comm
-from mainspring.errors import PlanError
+from mainspring.errors import PlanError, StageError
 from mainspring.parallel.pipedream import Layout, Pipeline, order
 from support.spawn import run_ranks
 
@@ -306,3 +307,46 @@ def test_ranks_and_loss_must_fit() -> None:
         Pipeline(nn.Linear(1, 1), Layout((1, 1)), OPTIMIZERS["sgd"])
     with pytest.raises(PlanError, match="the last of 1 stages has the loss"):
         Pipeline(nn.Linear(1, 1), Layout((1,)), OPTIMIZERS["sgd"])
+
+
+def failing(rank: int, world: int) -> str:
+    stage = make_stages(3)[rank]
+    loss = nn.functional.cross_entropy if rank == 2 else None
+
+    def given(index: int) -> tuple[Tensor, Tensor]:
+        if index == 3 and rank == 0:
+            raise ZeroDivisionError("minibatch 3 is odd")
+        return batch(index)
+
+    with Pipeline(stage, Layout((1, 1, 1)), OPTIMIZERS["sgd"], loss=loss, timeout=30) as pipe:
+        try:
+            pipe.train(given, 8)
+        except (StageError, ZeroDivisionError) as error:
+            words = f"{type(error).__name__}: {error}"
+        with pytest.raises(PlanError, match="has failed"):
+            pipe.train(given, 8)
+    return words
+
+
+def test_a_stage_that_raises_tells_the_others_why() -> None:
+    first, *others = run_ranks(failing, 3)
+    assert first == "ZeroDivisionError: minibatch 3 is odd"
+    assert set(others) == {"StageError: stage 0 of 3 (rank 0) failed: ZeroDivisionError: minibatch 3 is odd"}
+
+
+@pytest.mark.parametrize("semantics", ["stashing", "2bw"])
+def test_state_goes_on_with_the_same_numbers(semantics: Any) -> None:
+    def make() -> Pipeline:
+        loss = nn.functional.cross_entropy
+        return Pipeline(make_stages(1)[0], Layout((1,)), OPTIMIZERS["adamw"], loss=loss, semantics=semantics)
+
+    straight = make()
+    straight.train(batch, 3)
+    state = copy.deepcopy(straight.state())
+    straight.train(batch, 3)
+    resumed = make()
+    resumed.load_state(state)
+    assert resumed.minibatch == 3 and resumed.updates == 3
+    resumed.train(batch, 3)
+    for a, b in zip(straight.module.parameters(), resumed.module.parameters(), strict=True):
+        assert torch.equal(a, b)

@@ -106,8 +106,8 @@ class PairData:
             raise DataError(f"{path}: no encoded pairs: {error}") from error
         if missing := {"pairs", "langs", "tokenizer", "digest"} - set(facts):
             raise DataError(
-                f"{path}/{FACTS} has no {', '.join(sorted(missing))}: it is of another version of Mainspring; "
-                "write the pairs again with mainspring data pairs"
+                f"{path}/{FACTS} lacks {', '.join(sorted(missing))}: another version of Mainspring wrote it. "
+                "Write the pairs again with mainspring data pairs"
             )
         if len(ends) != 2 * facts["pairs"] or (len(ends) and ends[-1] != len(tokens)):
             raise DataError(
