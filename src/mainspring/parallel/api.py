@@ -17,7 +17,7 @@ from mainspring.comm import Counter
 from mainspring.errors import PlanError
 from mainspring.nn.span import cut_of, span_of
 from mainspring.parallel.expert import spread_experts
-from mainspring.parallel.mesh import UNBUILT, Axes, copies_of
+from mainspring.parallel.mesh import Axes, copies_of
 from mainspring.parallel.pipeline import gather_stages, keep_stages, open_pipeline
 from mainspring.parallel.places import place
 from mainspring.parallel.plan import Plan
@@ -77,9 +77,6 @@ def apply(
     known = strategy_of(model)
     if type(known) is not Strategy or known.pipeline is not None:
         raise PlanError("this model is spread already; apply a plan once, to a fresh model")
-    for axis in UNBUILT:
-        if getattr(plan, axis) > 1:
-            raise PlanError(f"plan.{axis} = {getattr(plan, axis)} cannot be carried out yet; set it to 1")
     axes = Axes.of(plan) if axes is None else axes
     counter = Counter() if counter is None else counter
     kept = keep_stages(model, axes, plan) if plan.pipeline > 1 else None

@@ -28,9 +28,6 @@ _JOINED: dict[str, tuple[str, ...]] = {
     "expert_replicas": ("expert_data", "sequence"),
 }
 
-UNBUILT: tuple[str, ...] = ()
-"""Axes that `apply` cannot spread a model along yet."""
-
 
 class Axes:
     """Where a rank stands in a plan's mesh, and its groups of ranks.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from mainspring.parallel.mesh import UNBUILT
 from mainspring.parallel.plan import Plan
 from mainspring.planner.published import Kept
 from mainspring.planner.schedule import Schedule
@@ -95,10 +94,7 @@ class Candidate:
 
     def missing(self) -> list[str]:
         """What of it `parallel.apply` cannot carry out yet; empty for a plan that runs."""
-        axes = [f"{axis}={getattr(self, axis)}" for axis in UNBUILT if getattr(self, axis) > 1]
-        if self.kept == "selective":
-            axes.append("selective recomputation")
-        return axes
+        return ["selective recomputation"] if self.kept == "selective" else []
 
     def plan(self) -> Plan | None:
         """The plan that says the same; None where `parallel.apply` cannot carry it out yet."""
