@@ -1,0 +1,1 @@
+"""Smaller models of the same task: distillation, quantisation that is trained or calibrated, pruning."""
