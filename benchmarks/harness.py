@@ -91,10 +91,12 @@ def machine() -> dict[str, Any]:
     """Facts that a figure is meaningless without."""
     import torch
 
-    from mainspring.planner.processor import cpu_model
+    from mainspring.planner.processor import cpu_model, fast_instructions
 
     return {
         "processor": cpu_model(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "fast_instructions": list(fast_instructions()),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "python": platform.python_version(),

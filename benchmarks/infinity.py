@@ -1,10 +1,12 @@
 """The disk tier: step time beside memory and beside what the disk allows; the largest model in a fixed limit.
 
-    python -m benchmarks.infinity [--quick] [--json PATH]
+    python -m benchmarks.infinity [--quick] [--json PATH] [--parts PATH] [--deepspeed PYTHON]
 
-Every run is a process of its own with one thread that trains a GPT in bf16 on a few tokens, so that traffic
-counts and arithmetic does not hide it. The bound is the bytes that the step moves over the rates that the
-same folder gives in the same round (`parallel.disk.preflight`: reads and writes of large aligned blocks).
+Every run is a process of its own with one thread (`benchmarks.offloading.run`) that trains a GPT on a few
+tokens, so that traffic counts and arithmetic does not hide it; in bf16 where the processor multiplies that,
+else in fp32. The bound is the bytes that the step moves over the rates that the same folder gives in the same
+round (`parallel.disk.preflight`: reads and writes of large aligned blocks). DeepSpeed's offload to NVMe runs
+from an environment of its own, on the same folder.
 """
 
 from __future__ import annotations
@@ -15,114 +17,74 @@ import resource
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Bar, finish, interleave, median, options
+from benchmarks.harness import Bar, finish, interleave, median, options, resume
+from benchmarks.zero import ENVIRONMENT
 
-WIDTH, VOCAB, LENGTH = 512, 8192, 64
 LIMIT = 512 * 2**20
 """Bytes of data that a process may have beyond its imports, for the largest model."""
 ALLOWED = 0.7
+PEER = "deepspeed nvme"
+PATIENCE = 200
+"""Seconds that a run may take."""
 
 
-def _train(where: str, layers: int, steps: int, folder: str, limit: int) -> dict[str, Any]:
-    """One run in this process."""
-    import torch
-    import torch.nn.functional as F
+def start(
+    where: str,
+    layers: int,
+    steps: int,
+    folder: str,
+    precision: str,
+    limit: int = 0,
+    python: Path | None = None,
+) -> dict[str, Any] | None:
+    """A run in a process of its own; None where it does not fit the limit.
 
-    from mainspring import optim, parallel
-    from mainspring.data.batch import causal_batch
-    from mainspring.nn import Transformer, TransformerConfig, initialize
-    from mainspring.optim import OptimConfig
-    from mainspring.parallel import Plan
-    from mainspring.parallel.disk import DiskPlacement, preflight
-    from mainspring.parallel.offload import HostPlacement
-    from mainspring.parallel.zero import Resident
-
-    torch.set_num_threads(1)
-
-    def run(where: str, layers: int, steps: int) -> dict[str, Any]:
-        config = TransformerConfig(
-            d_model=WIDTH, n_heads=8, n_layers=layers, d_ff=4 * WIDTH, vocab_size=VOCAB, max_positions=LENGTH
-        )
-        with torch.device("meta"):
-            model = Transformer(config)
-        count = sum(p.numel() for p in model.parameters())
-        kinds = {"disk": lambda: DiskPlacement(folder), "host": HostPlacement, "memory": Resident}
-        placement = kinds[where]()
-        parallel.apply(model, Plan(zero=3), precision="bf16", reduce="sum", placement=placement)
-        parallel.materialize(model, "cpu", lambda module: initialize(module, seed=1))
-        optimizer = optim.build(model, OptimConfig(lr=1e-4))
-        generator, seconds, moved = torch.Generator().manual_seed(0), [], []
-        for _ in range(steps):
-            read, written = _moved(placement)
-            began = time.perf_counter()
-            ids = torch.randint(0, VOCAB, (1, LENGTH + 1), generator=generator)
-            logits = model(causal_batch(ids[:, :-1])).logits
-            F.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten()).backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            if isinstance(placement, DiskPlacement):
-                placement.store.flush()
-            seconds.append(time.perf_counter() - began)
-            now = _moved(placement)
-            moved.append((now[0] - read, now[1] - written))
-        if isinstance(placement, DiskPlacement):
-            placement.close()
-        return {
-            "parameters": count,
-            "seconds": median(seconds[1:]),
-            "read": moved[-1][0],
-            "written": moved[-1][1],
-        }
-
-    run("memory", 1, 2)  # kernels and their buffers
-    rates = {}
-    if where == "disk" and not limit:
-        found = preflight(folder, 0, trial=192 * 2**20)
-        rates = {"read_rate": found.read_rate, "write_rate": found.write_rate, "direct": found.direct}
-    if limit:
-        status = Path("/proc/self/status").read_text().splitlines()
-        data = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData:"))
-        resource.setrlimit(resource.RLIMIT_DATA, (data + limit, resource.RLIM_INFINITY))
-    return run(where, layers, steps) | rates
-
-
-def _moved(placement: Any) -> tuple[int, int]:
-    store = getattr(placement, "store", None)
-    return (0, 0) if store is None else (store.bytes_read, store.bytes_written)
-
-
-def _start(where: str, layers: int, steps: int, folder: str, limit: int = 0) -> dict[str, Any] | None:
-    """A run in a process of its own; None where it does not fit the limit."""
-    command = [sys.executable, "-m", "benchmarks.infinity", "--run", where, layers, steps, folder, limit]
+    Raises:
+        RuntimeError: it failed, with the end of what it said.
+    """
+    arguments = [where, layers, steps, folder, limit, precision]
+    here = Path(__file__).parents[1]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    if where == PEER:
+        assert python is not None
+        environment |= {
+            "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": "29571", "DS_ACCELERATOR": "cpu", "PYTHONPATH": f"{here}:{here / 'src'}",
+            "TORCH_EXTENSIONS_DIR": str(python.parents[2] / "torch_extensions"),
+            "PATH": f"{python.parent}:{os.environ['PATH']}",
+        }  # fmt: skip
+    command = [str(python or sys.executable), "-m", "benchmarks.offloading.run", *map(str, arguments)]
 
     def small_stacks() -> None:
         resource.setrlimit(resource.RLIMIT_STACK, (2**20, resource.getrlimit(resource.RLIMIT_STACK)[1]))
 
     done = subprocess.run(
-        [str(part) for part in command],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        preexec_fn=small_stacks,
+        command, capture_output=True, text=True, env=environment, preexec_fn=small_stacks, timeout=PATIENCE
     )
     if done.returncode == 0:
         result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return result
-    if limit and any(word in done.stderr for word in ("MemoryError", "allocate memory")):
+    if limit and any(word in done.stderr for word in ("MemoryError", "allocate memory", "bad_alloc")):
         return None
-    raise RuntimeError(done.stderr[-3000:])
+    raise RuntimeError(f"{where}: {done.stdout[-1000:]}{done.stderr[-3000:]}")
 
 
-def _largest(where: str, folder: str, limit: int, most: int) -> tuple[int, int]:
-    """Layers and parameters of the largest model that does two steps within the limit."""
+def largest(trial_of: Callable[[int], dict[str, Any] | None], most: int) -> dict[str, Any]:
+    """Layers and parameters of the largest model that does two steps within the limit, to a tenth.
+
+    Args:
+        trial_of: a run of so many layers.
+        most: layers beyond which nothing is tried.
+    """
     fits, fails, parameters = 0, most + 1, 0
     trial = max(2, most // 8)
     while fails - fits > max(1, fits // 10):
-        found = _start(where, trial, 2, folder, limit)
+        found = trial_of(trial)
         if found is None:
             fails = trial
         else:
@@ -130,68 +92,101 @@ def _largest(where: str, folder: str, limit: int, most: int) -> tuple[int, int]:
         trial = min(2 * fits, most) if fails > most and fits < most else (fits + fails) // 2
         if fits == most:
             break
-    return fits, parameters
+    return {"layers": fits, "parameters": parameters}
+
+
+def once(name: str, run: Callable[[], dict[str, Any] | None]) -> list[dict[str, Any]]:
+    """What a run found, with its turn told; nothing where it does not fit."""
+    (found,) = interleave(1, {name: run})[name]
+    return [] if found is None else [found]
 
 
 def main() -> int:
     """Run all and write the result."""
-    arguments = options(__doc__ or "")
+    from mainspring.planner.processor import fast_instructions
+
+    python = ENVIRONMENT
+    if "--deepspeed" in sys.argv:
+        at = sys.argv.index("--deepspeed")
+        python = Path(sys.argv[at + 1])
+        del sys.argv[at : at + 2]
+    arguments = options((__doc__ or "").splitlines()[0], parts=True)
+    precision = "bf16" if {"avx512_bf16", "amx_bf16"} & set(fast_instructions()) else "fp32"
     layers, steps, rounds = (8, 3, 1) if arguments.quick else (32, 5, 5)
     limit, most = (192 * 2**20, 16) if arguments.quick else (LIMIT, 160)
+    peers = (PEER,) if python.exists() and not arguments.quick else ()
     with tempfile.TemporaryDirectory(prefix="infinity-", dir=os.environ.get("TMPDIR")) as folder:
-        runs = interleave(
-            rounds,
-            {
-                "memory": lambda: _start("memory", layers, steps, folder),
-                "disk": lambda: _start("disk", layers, steps, folder),
-            },
-        )
-        memory = [run for run in runs["memory"] if run]
-        disk = [run for run in runs["disk"] if run]
-        sizes = {where: _largest(where, folder, limit, most) for where in ("memory", "host", "disk")}
-    in_memory = median([run["seconds"] for run in memory])
-    fractions = []
-    for run in disk:
-        traffic = run["read"] / run["read_rate"] + run["written"] / run["write_rate"]
-        fractions.append(max(traffic, in_memory) / run["seconds"])
+
+        def run(where: str, layers: int, steps: int, limit: int = 0) -> dict[str, Any] | None:
+            interpreter = python if where == PEER else None
+            return start(where, layers, steps, folder, precision, limit, interpreter)
+
+        def keep(key: str, measure: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+            return resume(arguments.parts, key, measure)
+
+        found: dict[str, list[dict[str, Any]]] = {}
+        for turn in range(rounds):
+            for where in ("memory", "disk", *peers):
+                ran = keep(f"{where} {turn + 1}", partial(once, where, partial(run, where, layers, steps)))
+                found.setdefault(where, []).extend(ran)
+        sizes: dict[str, dict[str, Any]] = {}
+        for where in ("memory", "host", "disk", *peers):
+
+            def trial_of(layers: int, where: str = where) -> dict[str, Any] | None:
+                ran = keep(
+                    f"{where}, {layers} layers",
+                    lambda: once(f"{where}, {layers} layers", partial(run, where, layers, 2, limit)),
+                )
+                return ran[0] if ran else None
+
+            sizes[where] = largest(trial_of, most)
+    in_memory = median([one["seconds"] for one in found["memory"]])
+    fractions, alone = [], []
+    for one in found["disk"]:
+        traffic = one["read"] / one["read_rate"] + one["written"] / one["write_rate"]
+        fractions.append(max(traffic, in_memory) / one["seconds"])
+        alone.append(traffic)
+    disk = found["disk"]
     rows = [
-        {"run": "memory", "parameters": memory[0]["parameters"], "step_seconds": in_memory},
         {
-            "run": "disk",
-            "parameters": disk[0]["parameters"],
-            "step_seconds": median([run["seconds"] for run in disk]),
-            "read_gb_per_s": median([run["read_rate"] for run in disk]) / 1e9,
-            "write_gb_per_s": median([run["write_rate"] for run in disk]) / 1e9,
-            "bytes_per_parameter": (disk[0]["read"] + disk[0]["written"]) / disk[0]["parameters"],
-            "of_the_bound": median(fractions),
-            "direct": disk[0]["direct"],
-        },
-        *(
-            {
-                "run": f"largest, {where}",
-                "limit_mib": limit // 2**20,
-                "layers": size[0],
-                "parameters": size[1],
-            }
-            for where, size in sizes.items()
-        ),
+            "run": where,
+            "precision": precision,
+            "parameters": runs[0]["parameters"],
+            "step_seconds": median([one["seconds"] for one in runs]),
+            "forward_backward_seconds": median([one["passes"] for one in runs]),
+            "seconds of each round": [round(one["seconds"], 2) for one in runs],
+        }
+        for where, runs in found.items()
+    ]
+    rows[1] |= {
+        "read_gb_per_s": median([one["read_rate"] for one in disk]) / 1e9,
+        "write_gb_per_s": median([one["write_rate"] for one in disk]) / 1e9,
+        "bytes_per_parameter": (disk[0]["read"] + disk[0]["written"]) / disk[0]["parameters"],
+        "traffic_seconds": median(alone),
+        "of_the_bound": median(fractions),
+        "direct": disk[0]["direct"],
+    }
+    rows += [
+        {"run": f"largest, {where}", "limit_mib": limit // 2**20, **size} for where, size in sizes.items()
     ]
     bars = [
         Bar("share of the step time that the disk's bandwidth allows", median(fractions), ALLOWED),
         Bar(
             "largest model on disk over in memory, same limit",
-            sizes["disk"][1] / max(sizes["memory"][1], 1),
+            sizes["disk"]["parameters"] / max(sizes["memory"]["parameters"], 1),
             4.0,
         ),
     ]
     notes = [
+        f"One row of 64 tokens, one thread, {precision}; medians of {rounds} rounds, all in turn.",
         "The limit is RLIMIT_DATA over what the imports take: heap and private pages, resident or not.",
         "Where the device is the CPU, offload to the host has the device's memory: its largest model is not "
         "larger than without; on a GPU it is.",
         "The bound is max(step in memory, bytes read / read rate + bytes written / write rate); rates are "
         "measured in the same process before training, checksums included.",
-        "DeepSpeed's NVMe offload is not run here: its async_io is compiled on first use against libaio-dev.",
     ]
+    if not peers:
+        notes.append(f"DeepSpeed's NVMe offload is not run here: {'--quick' if arguments.quick else python}.")
     return finish(
         "infinity",
         title="States on disk beside memory",
@@ -203,8 +198,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    if "--run" in sys.argv:
-        where, *numbers = sys.argv[sys.argv.index("--run") + 1 :]
-        print(json.dumps(_train(where, int(numbers[0]), int(numbers[1]), numbers[2], int(numbers[3]))))
-        sys.exit(0)
     sys.exit(main())

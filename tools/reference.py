@@ -142,12 +142,8 @@ def benchmarks() -> str:
     ]
     for path in sorted((ROOT / "benchmarks/results").glob("*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
-        host = result["machine"]
         parts.append(f"\n## {result['title']}\n\n`benchmarks/{result['name']}.py`, {result['date']}: ")
-        parts.append(
-            f"{host['processor']}, {host['cores']} cores, {host['memory_gib']} GiB, torch {host['torch']}, "
-            f"accelerator {host['accelerator']}.\n\n"
-        )
+        parts.append(f"{_host(result['machine'])}.\n\n")
         parts.append(table(result["rows"]))
         if result["bars"]:
             parts.append("\n| bar | measured | must be | |\n|---|---|---|---|\n")
@@ -157,6 +153,16 @@ def benchmarks() -> str:
             parts.append(f"| {bar['name']} | {bar['value']:.3g} | {sign} {bar['bar']:g} | {verdict} |\n")
         parts += [f"\n{note}\n" for note in result["notes"]]
     return "".join(parts)
+
+
+def _host(machine: dict[str, Any]) -> str:
+    """A machine in words; results of before its instructions were recorded do not name them."""
+    words = [machine["processor"]]
+    if "instructions" in machine:
+        fast = ", ".join(machine["fast_instructions"])
+        words.append(f"{machine['instructions']}, {fast or 'no products of 16 or 8 bits (bf16 is emulated)'}")
+    words += [f"{machine['cores']} cores", f"{machine['memory_gib']} GiB", f"torch {machine['torch']}"]
+    return ", ".join([*words, f"accelerator {machine['accelerator']}"])
 
 
 if __name__ == "__main__":

@@ -118,6 +118,37 @@ def test_a_flipped_bit_is_found(store):
         store.flush()
 
 
+def exchanged(values, *places):
+    """The words at `places` moved on by one place each."""
+    moved = values.clone()
+    moved[list(places)] = values[[*places[1:], places[0]]]
+    return moved
+
+
+WORDS = PAGE // 8
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda words: exchanged(words, 3, 4),  # in a page
+        lambda words: exchanged(words, 7, 7 + WORDS),  # in a column
+        lambda words: exchanged(words, 1, WORDS + 2, 9 * WORDS),
+        lambda words: words.view(-1, WORDS).flip(0).flatten(),  # pages in another order
+        lambda words: words.roll(1),
+        torch.zeros_like,
+        lambda words: words ^ (torch.arange(len(words)) == 700),
+        lambda words: words ^ ((torch.arange(len(words)) == 700) * 2**62),
+    ],
+)
+def test_checksums_tell_apart(damage):
+    words = torch.randint(-(2**62), 2**62, (16 * WORDS,), generator=torch.Generator().manual_seed(0))
+    damaged = damage(words)
+    assert not torch.equal(words, damaged)
+    assert blocks.checksum(words.view(torch.uint8)) != blocks.checksum(damaged.view(torch.uint8))
+    assert blocks.checksum(words.view(torch.uint8)) == blocks.checksum(words.clone().view(torch.uint8))
+
+
 def test_a_file_cut_short_is_found(store):
     put(store, "a", torch.arange(LONG, dtype=torch.float32))
     os.truncate(file_of(store, "a"), BLOCK + PAGE)

@@ -6,6 +6,7 @@ import torch
 
 from mainspring.planner import Machine
 from mainspring.planner.memory import available_memory
+from mainspring.planner.processor import cpu_model, fast_instructions
 
 
 def test_measured_in_little_time_and_leaves_threads_as_they_were():
@@ -40,3 +41,12 @@ def test_memory_is_the_least_of_system_and_cgroup(tmp_path):
     (old / "memory" / "memory.usage_in_bytes").write_text("4800")
     assert available_memory(meminfo, old) == 200000
     assert available_memory(tmp_path / "none", old) > 2**28
+
+
+def test_a_processor_is_named_with_its_fast_instructions(tmp_path):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor : 0\nmodel name\t: Maker 7\nflags\t\t: fpu avx2 amx_bf16 avx512_bf16\n")
+    assert cpu_model(cpuinfo) == "Maker 7"
+    assert fast_instructions(cpuinfo) == ("avx512_bf16", "amx_bf16")
+    cpuinfo.write_text("model name : an Arm\nFeatures : fp asimd\n")
+    assert fast_instructions(cpuinfo) == fast_instructions(tmp_path / "none") == ()

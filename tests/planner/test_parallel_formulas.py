@@ -117,12 +117,24 @@ def stream(micro_rows=1):
     return 2 * micro_rows * S * H
 
 
-@pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize(("kept", "times"), [("all", 4), ("input", 6)])
-def test_traffic_of_tensor_ranks(kept, times, shared):
-    """Four all-reduces a layer, six with recomputation, of b s h; two for the vocabulary."""
+@pytest.mark.parametrize(
+    ("place", "kept", "shared", "times"),
+    [
+        ("pre", "all", False, 4),
+        ("pre", "all", True, 4),
+        ("pre", "input", False, 5),
+        ("pre", "input", True, 5.5),
+        ("post", "input", False, 6),
+        ("post", "input", True, 6),
+    ],
+)
+def test_traffic_of_tensor_ranks(place, kept, shared, times):
+    """All-reduces of b s h a layer, as tests/parallel/tensor/test_traffic.py counts them, and two for the
+    vocabulary."""
     t, m = 4, 3
-    found = costs(Candidate(tensor=t, tensor_sequence=shared, kept=kept, micro_rows=2, accumulation=m))
+    config = CONFIG.replace(norm_place=place)
+    one = Candidate(tensor=t, tensor_sequence=shared, kept=kept, micro_rows=2, accumulation=m)
+    found = costs(one, inventory_of(config), work_of(config, S))
     want = (times * L + 2) * m * 2 * (t - 1) / t * stream(2)
     assert found.traffic["node"] == pytest.approx(want) and found.traffic["network"] == 0
 

@@ -144,4 +144,4 @@ class Plan(Section):
         """The ranks in words: "8 ranks (data=4, tensor=2)"."""
         axes = {axis: getattr(self, axis) for axis in ("data", "tensor", "sequence", "pipeline", "expert")}
         named = [f"{axis}={size}" for axis, size in axes.items() if size > 1 or axis == "data"]
-        return f"{self.world} ranks ({', '.join(named)})"
+        return f"{self.world} {'rank' if self.world == 1 else 'ranks'} ({', '.join(named)})"

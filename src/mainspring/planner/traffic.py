@@ -3,8 +3,9 @@
 Legend: t tensor ranks, n sequence ranks, e expert ranks, N replicas, m micro-batches; b rows of one, s
 tokens, h width, c bytes of a number; v chunks of a stage; psi parameters of the rank.
 
-    tensor      4 all-reduces of b s h c a layer and micro-batch (6 with recomputation), or as many pairs of
-                gather and reduce-scatter where tokens are shared; 2 for the vocabulary's table and head
+    tensor      4 all-reduces of b s h c a layer and micro-batch, or as many pairs of gather and
+                reduce-scatter where tokens are shared (recomputation: `again_reduced`); 2 for the
+                vocabulary's table and head
     sequence    heads: 8 exchanges (12) of b s/n h c a layer and micro-batch; ring: 6 (8) of (n - 1) b s/n h c
     pipeline    b s h c each way for each of v chunks and micro-batch; / t where tokens are shared
     expert      4 exchanges (6) of k b s h c a layer with experts and micro-batch, (e - 1)/e of it leaving
@@ -18,6 +19,8 @@ Rajbhandari et al. 2020 and 2022 (arXiv 1910.02054, section 7; 2201.05596).
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 from mainspring.nn import TransformerConfig
 from mainspring.planner.activations import Numerics, Widths
@@ -87,7 +90,8 @@ class Traffic:
     def _within(self, layers: float, config: TransformerConfig, stage: Stage) -> None:
         """Within layers every micro-batch waits for others."""
         c, stream, again = self._candidate, self._stream, self._again
-        self._send("all_reduce", stream, c.tensor, 1, 4 * again * layers)
+        reduced = 4 + c.remat * again_reduced(config.norm_place, shared=c.tensor_sequence)
+        self._send("all_reduce", stream, c.tensor, 1, reduced * layers)
         self._send("all_reduce", stream, c.tensor, 1, (stage.first + stage.last) * c.accumulation)
         if c.attention == "heads":
             self._send("all_to_all", stream / c.tensor, c.sequence, c.tensor, 8 * again * layers)
@@ -136,6 +140,18 @@ class Traffic:
             self._send("reduce_scatter", scattered / calls, ranks, stride, reductions * calls, waits=False)
             gathered = self._c * psi / calls
             self._send("all_gather", gathered, ranks, stride, gathers / psi * calls, waits=False)
+
+
+def again_reduced(norm_place: Literal["pre", "post"], *, shared: bool) -> float:
+    """All-reduces of a layer that is computed again: two leave a forward pass, but what nothing in backward
+    needs is left out.
+
+    With norms before the sublayers that is the last sum, which only the next layer reads (its half of a pair
+    where tokens are shared, since the gather before it is needed); with norms after them it is none.
+    """
+    if norm_place == "post":
+        return 2.0
+    return 1.5 if shared else 1.0
 
 
 def exposed(
