@@ -1,5 +1,6 @@
 """Formulas translated to C++ against the same in double precision, also where the loop has seams."""
 
+import shutil
 from itertools import product
 
 import pytest
@@ -73,11 +74,11 @@ def test_reads_only_what_the_formula_uses():
 
 def test_a_compiler_that_refuses_is_quoted(monkeypatch):
     monkeypatch.setattr(module, "cpp", lambda *_: "#error not today")
-    with pytest.raises(OSError, match=r"(?s)refused the update.*not today"):
+    with pytest.raises(OSError, match=r"(?s)refused the source.*not today"):
         native(ADAM, FP32, None)
 
 
 def test_no_compiler(monkeypatch):
-    monkeypatch.setattr(module.shutil, "which", lambda _: None)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(OSError, match=r"no g\+\+"):
         native(ADAM, FP32, None)

@@ -21,6 +21,7 @@ from mainspring.cli import (
     evaluate,
     export,
     generate,
+    linear,
     plan,
     profile,
     quickstart,
@@ -72,6 +73,7 @@ _MOVE = "In and out"
 app.command("quickstart", rich_help_panel=_START)(quickstart.quickstart)
 app.add_typer(data.app, name="data", rich_help_panel=_START)
 app.command("train", rich_help_panel=_START)(train.train)
+app.add_typer(linear.app, name="linear", rich_help_panel=_START)
 app.command("evaluate", rich_help_panel=_START)(evaluate.evaluate)
 app.command("generate", rich_help_panel=_START)(generate.generate)
 app.command("serve", rich_help_panel=_START)(serve.serve)
