@@ -78,7 +78,13 @@ def help_text(path: list[str]) -> str:
         capture_output=True,
         text=True,
         check=True,
-        env={"COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1", "PATH": "/usr/bin:/bin"},
+        env={
+            "COLUMNS": "100",
+            "TERM": "dumb",
+            "NO_COLOR": "1",
+            "PATH": "/usr/bin:/bin",
+            "PYTHONPATH": str(ROOT / "src"),
+        },
     ).stdout
     text = re.sub(r"\x1b\[[0-9;]*m", "", shown).replace("python -m mainspring", "mainspring")
     return "\n".join(line.rstrip() for line in text.strip().splitlines())
