@@ -21,7 +21,7 @@ from mainspring.nn.cache import LayerCache
 from mainspring.nn.config import TransformerConfig
 from mainspring.nn.disentangled import DisentangledAttention, DistanceVectors, Relative, project_parts
 from mainspring.nn.gate import PositionGate, gated_scores
-from mainspring.nn.linear import Closing, Linear, linear
+from mainspring.nn.linear import Closing, Linear
 from mainspring.nn.peers import ALONE, Along, Peers
 from mainspring.nn.positions import Angles, rotate
 
@@ -175,7 +175,7 @@ class SelfAttention(nn.Module):
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values before rotation, as views [B, T, H, E] of one tensor."""
-        projected = self.qkv(x) if self.qv_bias is None else linear(x, self.qkv.weight, self._bias())
+        projected = self.qkv(x) if self.qv_bias is None else self.qkv.product(x, self._bias())
         q, k, v = projected.view(*x.shape[:2], -1, 3, self.head_dim).unbind(3)
         return q, k, v
 

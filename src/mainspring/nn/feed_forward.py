@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mainspring.nn.config import Activation, TransformerConfig
-from mainspring.nn.linear import Closing, Linear, linear_activated
+from mainspring.nn.linear import Closing, Linear, LinearMap
 from mainspring.nn.peers import ALONE, Along, Peers
 
 
@@ -69,8 +69,9 @@ class FeedForward(nn.Module):
 
     def _activated(self, x: Tensor) -> Tensor:
         up = self.up
-        if type(up) is Linear and not (up._forward_hooks or up._forward_pre_hooks):  # hooks see the plain map
-            inner = linear_activated(x, up.weight, up.bias, self.activation)
+        hooked = up._forward_hooks or up._forward_pre_hooks  # hooks see the plain map
+        if isinstance(up, LinearMap) and not hooked:
+            inner = up.activated(x, self.activation)
             if inner is not None:
                 return inner
         return apply_activation(self.activation, up(x))

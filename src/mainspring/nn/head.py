@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from mainspring.nn.block import make_norm
 from mainspring.nn.config import TransformerConfig
 from mainspring.nn.feed_forward import activate
-from mainspring.nn.linear import Linear, linear
+from mainspring.nn.linear import Linear
+from mainspring.nn.lookup import Table
 from mainspring.nn.peers import ALONE, Along, Peers
 from mainspring.nn.vocabulary import WHOLE, Vocabulary
 
@@ -31,7 +32,7 @@ class LanguageHead(nn.Module):
         width, transform = config.embed_width, config.head_transform
         self.transform = Linear(config.d_model, width, bias=config.bias) if transform else None
         self.norm = make_norm(config, width) if transform else None
-        self.table = None if config.tied else nn.Embedding(config.rows, width)
+        self.table = None if config.tied else Table(config.rows, width)
         self.bias = nn.Parameter(torch.zeros(config.rows)) if config.head_bias else None
 
     @property
@@ -39,12 +40,12 @@ class LanguageHead(nn.Module):
         """By tokens."""
         return dict.fromkeys(("table.weight", "bias"), Along(0, self.rows, "tokens", even=False))
 
-    def forward(self, hidden: Tensor, embedding: Tensor, columns: Columns = "all") -> Tensor:
+    def forward(self, hidden: Tensor, embedding: Table, columns: Columns = "all") -> Tensor:
         """Logits of each token.
 
         Args:
             hidden: [..., d_model].
-            embedding: the embedding table [rows, embed_width], used where the head has none of its own.
+            embedding: the table of tokens, rows of embed_width, used where the head has none of its own.
             columns: "own" leaves out logits of tokens whose rows other ranks have (`vocabulary`).
 
         Returns:
@@ -52,14 +53,11 @@ class LanguageHead(nn.Module):
         """
         if self.transform is not None and self.norm is not None:
             hidden = self.norm(self.activation(self.transform(hidden)))
-        table = embedding if self.table is None else self.table.weight
-        bias: Tensor | None = self.bias
+        table = embedding if self.table is None else self.table
         count = max(self.vocab_size - self.vocabulary.first, 0)
-        if table.shape[0] > count:
-            table = table[:count]
-            bias = None if bias is None else bias[:count]
+        bias = None if self.bias is None else self.bias[:count]
         (hidden,) = self.peers.share(hidden)
-        logits = linear(hidden, table, bias)
+        logits = table.scores(hidden, count, bias)
         return logits if columns == "own" else self.vocabulary.gather(logits)
 
 
@@ -77,7 +75,7 @@ class ReplacedHead(nn.Module):
         self.dense = Linear(config.d_model, config.d_model)
         self.score = Linear(config.d_model, 1)
 
-    def forward(self, hidden: Tensor, embedding: Tensor, columns: Columns = "all") -> Tensor:
+    def forward(self, hidden: Tensor, embedding: Table, columns: Columns = "all") -> Tensor:
         """hidden [..., d_model] -> [..., 1], above 0 where replaced is likelier; the rest is not used."""
         hidden = hidden if self.context_norm is None else self.context_norm(hidden)
         scores: Tensor = self.score(self.activation(self.dense(hidden)))
@@ -87,7 +85,7 @@ class ReplacedHead(nn.Module):
 class NoHead(nn.Module):
     """The head of a bare encoder: logits without columns."""
 
-    def forward(self, hidden: Tensor, embedding: Tensor, columns: Columns = "all") -> Tensor:
+    def forward(self, hidden: Tensor, embedding: Table, columns: Columns = "all") -> Tensor:
         """hidden [..., d_model] -> [..., 0]."""
         return hidden[..., :0]
 

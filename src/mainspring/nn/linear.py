@@ -23,12 +23,37 @@ FEWEST_ROWS = 16
 """Rows of the input from which oneDNN is ahead with a transposed matrix too, as gradients need it."""
 
 
-class Linear(nn.Linear):
+class LinearMap:
+    """What a linear layer of any number format offers beside its forward; feed-forwards ask for it."""
+
+    def product(self, input: Tensor, bias: Tensor | None) -> Tensor:
+        """The layer's product with a bias [out] of the caller's: [..., in] -> [..., out]."""
+        raise AssertionError(f"{type(self).__name__} does not say how it multiplies")
+
+    def activated(self, input: Tensor, activation: str) -> Tensor | None:
+        """The layer and a pointwise function of its result in one step: [..., in] -> [..., out].
+
+        None where it has to be done in two.
+        """
+        return None
+
+
+class Linear(nn.Linear, LinearMap):
     """torch's linear layer with `linear` for its product."""
 
     def forward(self, input: Tensor) -> Tensor:
         """input [..., in] -> [..., out]."""
         return linear(input, self.weight, self.bias)
+
+    def product(self, input: Tensor, bias: Tensor | None) -> Tensor:
+        """See `LinearMap.product`."""
+        return linear(input, self.weight, bias)
+
+    def activated(self, input: Tensor, activation: str) -> Tensor | None:
+        """`linear_activated` of this layer."""
+        if type(self) is not Linear:
+            return None
+        return linear_activated(input, self.weight, self.bias, activation)
 
 
 class Closing(Linear):

@@ -16,16 +16,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mainspring.nn.linear import linear
+
 SMALLEST = 1 << 23
 """Bytes of a table from which this is worth it."""
 
 
 class Table(nn.Embedding):
-    """torch's embedding with `lookup` for its forward."""
+    """torch's embedding with `lookup` for its forward, and products with its rows."""
 
     def forward(self, input: Tensor) -> Tensor:
         """input [...], int64 -> [..., D]."""
         return lookup(self.weight, input)
+
+    def scores(self, hidden: Tensor, count: int, bias: Tensor | None) -> Tensor:
+        """Products with the first `count` rows: hidden [..., D], bias [count] -> [..., count]."""
+        rows = self.weight if self.weight.shape[0] <= count else self.weight[:count]
+        return linear(hidden, rows, bias)
 
 
 def lookup(table: Tensor, ids: Tensor) -> Tensor:

@@ -183,7 +183,7 @@ class Transformer(nn.Module):
         elif self.config.head_context:
             read = hidden + self.spread.first(hidden)
         read = read if select is None else read[select]
-        logits: Tensor = self.head(read, self.embeddings.token.weight, columns)
+        logits: Tensor = self.head(read, self.embeddings.token, columns)
         summary, pair = (None, None) if self.pooler is None else self.pooler(self.spread.first(hidden))
         given = tuple(self.peers.join(state) for state in kept) if states else None
         if more:
