@@ -59,6 +59,7 @@ def examine() -> Iterator[Check]:
     yield _gloo()
     yield _shared_memory()
     yield _compiler()
+    yield _kernels()
     yield from _extras()
     yield _browser()
 
@@ -195,6 +196,24 @@ def _compiler() -> Check:
     if found:
         return Check("C++ compiler", "ok", found)
     return Check("C++ compiler", "missing", f"none of {', '.join(names)}", "torch.compile on the CPU")
+
+
+def _kernels() -> Check:
+    """Which path quantised layers take here."""
+    from mainspring.infer.quantized.kernels import fast_int_mm
+    from mainspring.infer.quantized.native import native_kernels
+
+    try:
+        path = native_kernels().name
+    except OSError as error:
+        products = "PyTorch's int8 products" if fast_int_mm() else "fp32 products"
+        return Check(
+            "int8 and int4 kernels",
+            "missing",
+            f"portable, by {products}: {str(error)[:200]}",
+            "int8 and int4 models give the same and are several times slower; install g++",
+        )
+    return Check("int8 and int4 kernels", "ok", f"compiled, {path}")
 
 
 _EXTRAS = {
