@@ -19,6 +19,7 @@ from torch import Tensor
 from mainspring.data.batch import TokenBatch
 from mainspring.data.token_row import TokenRow, collate
 from mainspring.infer.layout import Layout
+from mainspring.infer.quantized.native import DecodeStep
 from mainspring.nn.cache import KVCache
 from mainspring.nn.transformer import Transformer
 
@@ -107,6 +108,22 @@ class CachedRunner:
         self._cache.truncate(self._cache.length - len(asking))
         self._lengths = self._lengths + (ids.shape[1] - len(asking))
         return logits.view(len(tokens), -1)[:, : self._vocabulary].float()
+
+    def _step_at_once(self, step: DecodeStep, ids: Tensor) -> Tensor:
+        """Read a token of each row, ids [B, 1], in one call.
+
+        Each row's follows its own last one, so that what padded the prompts is written over.
+        """
+        assert self._cache is not None
+        place = self._lengths[:, None]
+        x = self._model.embeddings(TokenBatch(ids, pos=place, rank=place))[:, 0]
+        layers = self._cache.layers
+        slots = torch.arange(len(ids))
+        logits = step(x, [s.keys for s in layers], [s.values for s in layers], slots, self._lengths)
+        self._lengths = self._lengths + 1
+        for stored in layers:
+            stored.length = int(self._lengths.max())
+        return logits[:, : self._vocabulary]
 
     def select(self, rows: Sequence[int]) -> None:
         """See `Runner.select`."""

@@ -71,8 +71,8 @@ def build(path: Instructions, folder: Path) -> Path:
     compiler = shutil.which("g++")
     if compiler is None:
         raise OSError("there is no g++")
-    command = [compiler, *_FLAGS, *path.flags, "-shared", "-fPIC", str(_HERE / "kernels.cpp")]
-    made_of = hashlib.sha256(" ".join(command).encode() + _version(compiler))
+    flags = [*_FLAGS, *path.flags, "-shared", "-fPIC"]
+    made_of = hashlib.sha256(" ".join(flags).encode() + _version(compiler))
     for name in _SOURCES:
         made_of.update((_HERE / name).read_bytes())
     library = folder / f"{path.name}-{made_of.hexdigest()[:20]}.so"
@@ -85,9 +85,8 @@ def build(path: Instructions, folder: Path) -> Path:
     if not library.exists():
         with tempfile.TemporaryDirectory(dir=folder) as place:
             new = Path(place) / library.name
-            done = subprocess.run(
-                [*command, "-o", str(new)], capture_output=True, text=True, errors="replace"
-            )
+            command = [compiler, *flags, str(_HERE / "kernels.cpp"), "-o", str(new)]
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace")
             if done.returncode:
                 raise OSError(f"{compiler} refused the kernels: {done.stderr.strip()[:2000]}")
             new.replace(library)  # whoever looks sees all of it, or none

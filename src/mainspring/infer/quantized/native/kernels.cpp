@@ -15,8 +15,8 @@ void mainspring_linear(const Linear* l, const float* x, int64_t tokens, float* o
     Tokens& shared = scratch;
     reserve_tokens(*l, tokens, shared);
     if (tokens * l->outputs * l->filled < 1 << 18) threads = 1;
-    const int64_t chunk = std::max<int64_t>(3, std::min<int64_t>((l->outputs / (threads * 4) + 2) / 3 * 3,
-                                                                 PANEL / l->filled / 3 * 3));
+    const int64_t share = l->outputs / (threads * 4), most = PANEL / l->filled;
+    const int64_t chunk = std::max<int64_t>(6, std::min(share, most) / 6 * 6);
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(static)

@@ -53,6 +53,15 @@ constexpr bool WIDE_TOKENS = true;  // tokens of int8 layers are kept in 16 bits
 constexpr bool WIDE_TOKENS = false;
 #endif
 
+// Keeps a sum in its register: without it GCC multiplies a whole tile before it adds, and runs out of them.
+#if defined(__AVX2__)
+template <class V>
+inline V keep(V sum) {
+    asm volatile("" : "+v"(sum));
+    return sum;
+}
+#endif
+
 // Tokens rounded to integers: as int8 layers want them, and as int4 layers do.
 struct Tokens {
     std::vector<int8_t> narrow;   // [M, P]
@@ -128,7 +137,7 @@ inline void int8_tile(const Tokens& t, int64_t m, const uint8_t* w, int64_t fill
         for (int r = 0; r < R; ++r) token[r] = _mm512_loadu_si512(x + r * filled + k);
         for (int c = 0; c < C; ++c) {
             const Wide row = _mm512_xor_si512(_mm512_loadu_si512(w + c * filled + k), top);
-            for (int r = 0; r < R; ++r) sums[r][c] = _mm512_dpbusd_epi32(sums[r][c], row, token[r]);
+            for (int r = 0; r < R; ++r) sums[r][c] = keep(_mm512_dpbusd_epi32(sums[r][c], row, token[r]));
         }
     }
     for (int r = 0; r < R; ++r)
@@ -145,7 +154,8 @@ inline void int8_tile(const Tokens& t, int64_t m, const uint8_t* w, int64_t fill
             row[c] = _mm256_xor_si256(_mm256_loadu_si256((const Wide*)(w + c * filled + k)), top);
         for (int r = 0; r < R; ++r) {
             const Wide token = _mm256_loadu_si256((const Wide*)(x + r * filled + k));
-            for (int c = 0; c < C; ++c) sums[r][c] = _mm256_dpbusd_avx_epi32(sums[r][c], row[c], token);
+            for (int c = 0; c < C; ++c)
+                sums[r][c] = keep(_mm256_dpbusd_avx_epi32(sums[r][c], row[c], token));
         }
     }
     for (int r = 0; r < R; ++r)
@@ -162,7 +172,7 @@ inline void int8_tile(const Tokens& t, int64_t m, const uint8_t* w, int64_t fill
         for (int r = 0; r < R; ++r) {
             const Wide token = _mm256_loadu_si256((const Wide*)(x + r * filled + k));
             for (int c = 0; c < C; ++c)
-                sums[r][c] = _mm256_add_epi32(sums[r][c], _mm256_madd_epi16(row[c], token));
+                sums[r][c] = keep(_mm256_add_epi32(sums[r][c], _mm256_madd_epi16(row[c], token)));
         }
     }
     for (int r = 0; r < R; ++r)
@@ -238,7 +248,7 @@ inline void int4_tile(const Tokens& t, int64_t m, const uint8_t* w, const float*
                 const __m256 lanes =
                     _mm256_cvtepi32_ps(block_lanes(codes[c], x + r * filled + b * BLOCK, start));
                 const __m256 scale = _mm256_set1_ps(token_scale * scales[c * blocks + b]);
-                sums[r][c] = _mm256_fmadd_ps(lanes, scale, sums[r][c]);
+                sums[r][c] = keep(_mm256_fmadd_ps(lanes, scale, sums[r][c]));
             }
         }
     }
@@ -281,7 +291,11 @@ template <int R>
 inline void tile_row(const Linear& l, const Tokens& t, int64_t m, int64_t first, int64_t last, float* out,
                      int64_t stride) {
     int64_t n = first;
-    for (; n + 3 <= last; n += 3) tile<R, 3>(l, t, m, n, out, stride);
+    if (l.bits == 8) {
+        for (; n + 3 <= last; n += 3) tile<R, 3>(l, t, m, n, out, stride);
+    } else {  // codes take two registers
+        for (; n + 2 <= last; n += 2) tile<R, 2>(l, t, m, n, out, stride);
+    }
     for (; n < last; ++n) tile<R, 1>(l, t, m, n, out, stride);
 }
 
@@ -330,7 +344,7 @@ void activate(float* y, int64_t count, int32_t kind) {
 void outputs_of(const Linear& l, const Tokens& t, int64_t tokens, int64_t first, int64_t last, float* out,
                 int64_t stride) {
     const int64_t row = l.bits == 8 ? l.filled : l.filled / 2;
-    const int64_t most = std::max<int64_t>(3, PANEL / row / 3 * 3);
+    const int64_t most = std::max<int64_t>(6, PANEL / row / 6 * 6);
     for (int64_t start = first; start < last; start += most) {
         const int64_t stop = std::min(last, start + most);
         int64_t m = 0;

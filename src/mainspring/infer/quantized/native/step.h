@@ -22,13 +22,14 @@ struct Norm {
 struct Layer {
     Norm attention_norm, feed_forward_norm;
     Linear qkv, out, up, down;  // outputs of qkv: [H, (q, k, v), E]
-    float* keys;                // [slots, H, capacity, E]
+    float* keys;                // of slots, heads and tokens, [E] each, `Model` says how far apart
     float* values;
 };
 
 struct Model {
     const Layer* layers;
     int64_t depth, heads, head_width, width, capacity;
+    int64_t slot_stride, head_stride, token_stride;  // of keys and values, in numbers
     Norm last;
     Linear head;
     float scale;
@@ -53,13 +54,13 @@ void normalize(const Norm& norm, const float* x, int64_t width, float* y) {
 }
 
 // What one head of one row takes from `length` tokens before it and itself: y [E] of qkv [3, E].
-void attend(const float* qkv, float* keys, float* values, int64_t length, int64_t width, float scale,
-            float* scores, float* y) {
-    std::memcpy(keys + length * width, qkv + width, width * sizeof(float));
-    std::memcpy(values + length * width, qkv + 2 * width, width * sizeof(float));
+void attend(const float* qkv, float* keys, float* values, int64_t stride, int64_t length, int64_t width,
+            float scale, float* scores, float* y) {
+    std::memcpy(keys + length * stride, qkv + width, width * sizeof(float));
+    std::memcpy(values + length * stride, qkv + 2 * width, width * sizeof(float));
     float most = -INFINITY, sum = 0;
     for (int64_t t = 0; t <= length; ++t) {
-        const float* key = keys + t * width;
+        const float* key = keys + t * stride;
         float dot = 0;
 #pragma omp simd reduction(+ : dot)
         for (int64_t e = 0; e < width; ++e) dot += qkv[e] * key[e];
@@ -74,7 +75,7 @@ void attend(const float* qkv, float* keys, float* values, int64_t length, int64_
     for (int64_t e = 0; e < width; ++e) y[e] = 0;
     for (int64_t t = 0; t <= length; ++t) {
         const float share = scores[t];
-        const float* value = values + t * width;
+        const float* value = values + t * stride;
         for (int64_t e = 0; e < width; ++e) y[e] += share * value[e];
     }
     for (int64_t e = 0; e < width; ++e) y[e] /= sum;
@@ -119,9 +120,10 @@ void step(const Model& model, const float* x, const int64_t* slots, const int64_
             outputs_of(layer.qkv, tokens, rows, first * 3 * head, last * 3 * head, qkv.data(), 3 * all);
             for (int64_t r = 0; r < rows; ++r)
                 for (int64_t h = first; h < last; ++h) {
-                    const int64_t at = (slots[r] * heads + h) * model.capacity * head;
+                    const int64_t at = slots[r] * model.slot_stride + h * model.head_stride;
                     attend(qkv.data() + (r * heads + h) * 3 * head, layer.keys + at, layer.values + at,
-                           lengths[r], head, model.scale, scores.data(), mixed.data() + r * all + h * head);
+                           model.token_stride, lengths[r], head, model.scale, scores.data(),
+                           mixed.data() + r * all + h * head);
                 }
 #pragma omp barrier
             add(layer.out, mixed.data());
