@@ -151,14 +151,13 @@ def _suiting(model: Transformer) -> Native | None:
         if attention.qv_bias is not None:
             return None
         layers += [attention.qkv, attention.out, block.feed_forward.up, block.feed_forward.down]
-    kernels = {layer.kernels if _integer(layer) else None for layer in layers}
-    (one,) = kernels if len(kernels) == 1 else (None,)
+    integers = [layer for layer in layers if isinstance(layer, Int8Linear | Int4Linear)]
+    if len(integers) < len(layers) or any(isinstance(layer, Int8WeightLinear) for layer in integers):
+        return None
+    kernels = {id(layer.kernels) for layer in integers}
+    one = integers[0].kernels
     floats = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in model.parameters())
-    return one if isinstance(one, Native) and floats else None
-
-
-def _integer(layer: nn.Module) -> bool:
-    return isinstance(layer, Int8Linear | Int4Linear) and not isinstance(layer, Int8WeightLinear)
+    return one if len(kernels) == 1 and isinstance(one, Native) and floats else None
 
 
 def _layer(block: Block, activation: str) -> _Layer:
