@@ -20,29 +20,32 @@ def compatibility() -> str:
     """The page without its notice."""
     sys.path.insert(0, str(TESTS))
     try:
-        from parallel import test_disk, test_equivalence, test_offload
+        from parallel import test_axes_together, test_disk, test_equivalence, test_offload
         from parallel.battery import Case
         from parallel.expert import test_spread
         from parallel.sequence import test_exact
     finally:
         sys.path.remove(str(TESTS))
-    cases = {world: test_equivalence.cases(world) for world in (2, 4)}
+    together = test_axes_together.CASES
+    cases = {world: [*test_equivalence.cases(world), *together.get(world, ())] for world in (2, 4)}
+    cases |= {world: some for world, some in together.items() if world > 4}
     by_model = [case for some in cases.values() for case in some if not _axes(case.plan)]
     by_model += test_offload.cases()
     for name, stage, precision, meta, accumulation in test_disk.CASES:
         by_model.append(Case(name, {"zero": stage, "offload": "disk"}, precision, accumulation, meta=meta))
     composed = [
-        (world, case.plan, case.example, {"fp32"} if case.precision == "fp32" else {"bf16"})
+        (world, case.plan, case.example, {case.precision})
         for world, some in cases.items()
         for case in some
         if _axes(case.plan)
     ]
     for world in (2, 4):
-        composed += [(world, fields, name, {"fp32"}) for name, _, fields, _ in test_exact.chosen(world)]
+        composed += [(world, fields, name, {"fp32"}) for name, _, fields, *_ in test_exact.chosen(world)]
         composed += [(world, fields, name, {"fp32"}) for name, fields, *_ in test_spread.chosen(world)]
     return (
         "# What trains under which plan\n\nEach entry is a test on 2 gloo ranks, some of them also "
-        "on 4: losses, gradients, norms\nand parameters are those of one process over the same rows "
+        "on 4, three axes\nat once on 8, all of them on 16 (most of those with the slow tests): losses, "
+        "gradients, norms\nand parameters are those of one process over the same rows "
         "(`tests/parallel/battery.py`). `fsdp2`\nis `plan.backend`, `host` and `disk` are `plan.offload`; "
         "the others are flat shards. `awkward` has tied\nweights, a frozen part, layers that share one, a "
         f"part that some rows use and one that none does.\n\n{table(_models(by_model))}\n"
@@ -103,3 +106,5 @@ def _options(plan: dict[str, Any]) -> Iterator[str]:
             yield f"{value} chunks"
     if plan.get("remat"):
         yield "remat"
+    if plan.get("offload"):
+        yield f"offload to the {plan['offload']}"

@@ -7,10 +7,11 @@ the same process over the same rows. A later strategy passes the contract by add
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -44,7 +45,7 @@ class Case:
     example: str
     plan: dict[str, Any] = field(default_factory=dict)
     """Fields of the plan beside `data`, which is what they leave of the world."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     accumulation: int = 1
     reduce: Literal["sum", "mean"] = "sum"
     meta: bool = False
@@ -109,7 +110,7 @@ def _outcome(rank: int, world: int, case: Case) -> dict[str, float] | str:
 
 def compare(got: Trace, want: Trace, precision: str, fsdp2: bool) -> dict[str, float]:
     """Largest error of each kind over its tolerance."""
-    rtol = 2e-5 if precision == "fp32" else 4e-2
+    rtol = {"fp32": 2e-5, "bf16": 4e-2, "fp16": 1e-2}[precision]
     result = {
         "loss": max(abs(a - b) / (rtol * abs(b)) for a, b in zip(got.losses, want.losses, strict=True)),
         "norm": max(abs(a - b) / (rtol * abs(b)) for a, b in zip(got.norms, want.norms, strict=True)),
@@ -152,9 +153,12 @@ def spread_run(rank: int, world: int, case: Case) -> Trace:
         assert example.initialize is not None
         parallel.materialize(model, "cpu", example.initialize)
     axes = strategy_of(model).axes
-    index, ranks = axes.index("replicas"), axes.size("replicas")
-    share = lambda rows: rows[index * len(rows) // ranks : (index + 1) * len(rows) // ranks]  # noqa: E731
+    index, shares, ranks = axes.index("data"), axes.size("data"), axes.size("replicas")
+    share = lambda rows: rows[index * len(rows) // shares : (index + 1) * len(rows) // shares]  # noqa: E731
     scale = ranks if case.reduce == "mean" else 1
+    if plan.sequence > 1:
+        tokens = {"index": axes.index("sequence"), "size": plan.sequence}
+        example = replace(example, loss=functools.partial(example.loss, **tokens))
 
     if plan.pipeline > 1:
         return _train(

@@ -23,8 +23,9 @@ class Example:
     """A fresh model; random numbers come from torch's default generator."""
     rows: Callable[[int, torch.Generator], list[Any]]
     """That many rows of data, of different lengths where that makes sense."""
-    loss: Callable[[nn.Module, list[Any]], tuple[Tensor, int]]
-    """Sum of the losses of some rows, and over how many predictions."""
+    loss: Callable[..., tuple[Tensor, int]]
+    """Sum of the losses of some rows, and over how many predictions. Of a model that takes a share of their
+    tokens, after the model and the rows also which share of how many; the sum is then of this share."""
     initialize: Callable[[nn.Module], None] | None = None
     """Fills a model born on meta, where the model can be."""
 
@@ -81,11 +82,22 @@ def _our_initialize(model: nn.Module) -> None:
     initialize(model, seed=1)
 
 
-def _our_loss(model: nn.Module, rows: list[Tensor]) -> tuple[Tensor, int]:
-    from mainspring.data.batch import causal_batch
+def _our_loss(
+    model: nn.Module, rows: list[Tensor], index: int = 0, size: int = 1, z_weight: float = 0.0
+) -> tuple[Tensor, int]:
+    """Experts' z losses count by rows' tokens, of which ranks with shares have the same mean."""
+    from mainspring.data.batch import IGNORE, causal_batch
+    from mainspring.parallel.sequence import split_tokens
 
     ids, valid = padded(rows)
-    return next_token_loss(model(causal_batch(ids, valid=valid)).logits, ids, valid)
+    labels = F.pad(ids[:, 1:].masked_fill(~valid[:, 1:], IGNORE), (0, 1), value=IGNORE)
+    share = split_tokens(causal_batch(ids, valid=valid, labels=labels), index, size)
+    assert share.labels is not None
+    output = model(share)
+    loss = F.cross_entropy(output.logits.float().flatten(0, 1), share.labels.flatten(), reduction="sum")
+    if z_weight:
+        loss = loss + z_weight * output.auxiliary[1] * valid.sum() / size
+    return loss, int((share.labels != IGNORE).sum())
 
 
 def _hf_gpt2() -> nn.Module:
@@ -247,6 +259,18 @@ def _ours(**config: Any) -> Callable[[], nn.Module]:
     return build
 
 
+def _experts() -> nn.Module:
+    """Experts in every other layer, gated, two a token, beside a dense feed-forward."""
+    from mainspring.nn.config import ExpertLayers
+
+    experts = ExpertLayers(count=4, top_k=2, residual=True, capacity_factor=None)
+    return _ours(experts=experts, activation="swiglu", n_layers=4)()
+
+
+def _experts_loss(model: nn.Module, rows: list[Tensor], index: int = 0, size: int = 1) -> tuple[Tensor, int]:
+    return _our_loss(model, rows, index, size, z_weight=0.1)
+
+
 def _mask_decoder() -> nn.Module:
     """Tables of distances and of positions that stages far apart use, and a last layer that runs thrice."""
     from mainspring.nn.config import Absolute, Disentangled
@@ -287,6 +311,7 @@ def _sequence() -> nn.Module:
 
 STAGED: dict[str, Example] = {
     "ours-deep": Example(_ours(), text_rows, _our_loss, _our_initialize),
+    "ours-experts": Example(_experts, text_rows, _experts_loss, _our_initialize),
     "ours-mask-decoder": Example(_mask_decoder, text_rows, _our_loss, _our_initialize),
     "ours-encoder-decoder": Example(_encoder_decoder, text_rows, _rewriting_loss, _our_initialize),
     "sequence": Example(_sequence, text_rows, _awkward_loss),

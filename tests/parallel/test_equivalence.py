@@ -1,4 +1,4 @@
-"""Every plan trains every example as one process does, on 2 and on 4 ranks."""
+"""Every plan trains every example as one process does, on 2 and 4 ranks (more: `test_axes_together`)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ pytestmark = pytest.mark.distributed
 STAGES = (0, 1, 2, 3)
 LARGE = ("hf-deberta", "hf-mixtral", "hf-t5")
 """Examples that take longer: some cases only."""
+EXPERTS = "ours-experts"
+"""Tested in `test_axes_together`."""
 
 
 def whole(world):
@@ -89,6 +91,7 @@ def staged(world):
             accumulation=4,
         )
         for name in STAGED
+        if name != EXPERTS  # the encoder-decoder has some, too
         for schedule in SCHEDULES.values()
     ]
     if world == 2:
@@ -99,7 +102,9 @@ def staged(world):
             Case(deep, two | SCHEDULES["zero_bubble"], "bf16", accumulation=4),
             Case("ours-encoder-decoder", two | {"pipeline_blocks": (1, 3)}, accumulation=2),
         ]
-    found = [Case(name, {"pipeline": 4}, accumulation=6) for name in STAGED if name != "sequence"]
+    found = [
+        Case(name, {"pipeline": 4}, accumulation=6) for name in STAGED if name not in ("sequence", EXPERTS)
+    ]
     found += [Case("sequence", {"pipeline": 4} | quarters, accumulation=4)]
     found += [Case(masks, {"pipeline": 4, "pipeline_schedule": "zero_bubble"}, accumulation=4, meta=True)]
     found += [Case(deep, two | {"zero": z}, accumulation=4) for z in STAGES]
@@ -114,7 +119,18 @@ def staged(world):
     return found
 
 
-GROUPS = {"whole": whole, "cut": cut, "staged": staged}
+def scaled(world):
+    """In fp16, under a loss scale that all ranks agree on."""
+    if world == 4:
+        return []
+    return [
+        Case("ours-deep", {"sequence": 2, "zero": 2}, "fp16", accumulation=2),
+        Case("ours-gpt2", {"tensor": 2, "zero": 1}, "fp16", accumulation=2),
+        Case("ours-deep", {"pipeline": 2, "zero": 1}, "fp16", accumulation=2),
+    ]
+
+
+GROUPS = {"whole": whole, "cut": cut, "staged": staged, "scaled": scaled}
 
 
 def cases(world):

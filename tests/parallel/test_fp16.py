@@ -6,8 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from mainspring import parallel
+from mainspring import optim, parallel
+from mainspring.data.batch import causal_batch
 from mainspring.errors import NonFiniteError
+from mainspring.nn import Transformer, TransformerConfig, initialize
+from mainspring.objectives.base import labelled_loss
+from mainspring.optim import OptimConfig
 from mainspring.parallel import Plan
 from mainspring.parallel.strategy import strategy_of
 from mainspring.parallel.zero.scale import LossScaler
@@ -98,6 +102,61 @@ def test_it_trains_as_in_fp32_and_an_overflow_is_skipped_and_named():
             else:
                 assert one
         assert sum(isinstance(one, tuple) for one in found) == 3
+
+
+SPREAD = (
+    {"data": 2, "tensor": 2, "zero": 2},
+    {"tensor": 2, "pipeline": 2, "zero": 1},
+    {"data": 2, "pipeline": 2, "zero": 2},
+    {"data": 2, "sequence": 2, "zero": 3},
+)
+
+
+def one_overflows(rank, world):
+    """On one rank of four, where the model begins, a gradient overflows that no other rank has part in."""
+    found = []
+    for fields in SPREAD:
+        config = TransformerConfig(
+            d_model=16, n_heads=2, n_layers=2, d_ff=24, vocab_size=40, max_positions=8, tied=False
+        )
+        model = initialize(Transformer(config), 0)
+        parallel.apply(model, Plan(**fields), precision="fp16", reduce="sum")
+        optimizer = optim.build(model, OptimConfig(lr=0.01))
+        scaler = parallel.loss_scaler(model)
+        axes, ids = parallel.axes_of(model), torch.arange(16).view(2, 8) + 20
+        batch = causal_batch(ids, labels=ids.roll(-1, 1))
+        boom = [True]
+
+        def overflow(module, args, output, boom=boom):
+            if boom:
+                output.register_hook(lambda grad: grad * math.inf)
+
+        # Of the table of tokens each tensor rank has rows of its own; nothing lies below it.
+        if (axes.index("pipeline"), axes.index("tensor"), axes.index("replicas")) == (
+            0, axes.size("tensor") - 1, 0
+        ):  # fmt: skip
+            model.embeddings.token.register_forward_hook(overflow)
+        before = parallel.full_state(model, rank0_only=False)
+        scales, culprits, moved = [scaler.scale], [], []
+        for _ in range(2):
+            parallel.accumulate(model, [batch, batch], lambda m, b: labelled_loss(m, b) * 1e-4)
+            culprits.append(scaler.culprit)
+            scales.append(scaler.scale)
+            optimizer.step()
+            optimizer.zero_grad()
+            boom.clear()
+            after = parallel.full_state(model, rank0_only=False)
+            moved.append(any(not torch.equal(before[name], after[name]) for name in after))
+        found.append((culprits, scales, moved))
+    return found
+
+
+@pytest.mark.distributed
+def test_all_ranks_skip_what_one_overflows_in():
+    for found in run_ranks(one_overflows, 4):
+        for culprits, (first, same, half), moved in found:
+            assert culprits == ["parameter 'weight' of module 'embeddings.token'", None]
+            assert first == same == 2 * half and moved == [False, True]
 
 
 def test_the_scale_follows_overflows():

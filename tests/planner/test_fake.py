@@ -75,7 +75,16 @@ THREE = {"tensor": 4, "pipeline": 2, "zero": 1, "accumulation": 4}
             ],
         ),
         ("trillion", [{"data": 16, **THREE, "tensor": 8, "pipeline": 8, "accumulation": 16}]),
-        ("zcode", [{"data": 64, "expert": 16, "zero": 1}, {"data": 32, "tensor": 2, "expert": 8, "zero": 1}]),
+        (
+            "zcode",
+            [
+                {"data": 64, "expert": 16, "zero": 1},
+                {"data": 32, "tensor": 2, "expert": 8, "zero": 1},
+                {"data": 16, **THREE, "tensor": 2, "expert": 16},
+                {"data": 16, **THREE, "tensor": 2, "expert": 8, "rank": 32},
+                {"data": 16, "sequence": 2, "expert": 16, "zero": 2},
+            ],
+        ),
         ("odd", [{"data": 2, "tensor": 3, "pipeline": 5, "accumulation": 5, "precision": "fp32"}]),
     ],
 )
@@ -83,3 +92,34 @@ def test_three_dimensions_hold_what_was_predicted(model, cases):
     for case, (error, seconds, resident, *_) in zip(cases, verified(model, cases), strict=True):
         assert error < 0.02, case
         assert seconds < 30 and resident < 2**30, case
+
+
+CHOSEN = """
+import sys
+from mainspring import planner
+from mainspring.planner import presets, verify
+model, device, world, rows, tokens = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
+config = getattr(presets, model)
+shape = planner.inventory_of(config), planner.work_of(config, tokens)
+best = planner.search(*shape, planner.device(device), world, rows).best(runs=True)
+print(verify(config, best.candidate).error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("TURING_NLG", "v100-32g", 256, 512, 1024),
+        ("TRILLION", "a100-80g", 1024, 3072, 2048),
+        ("DEBERTA", "v100-32g", 64, 2048, 512),
+        ("ZCODE", "v100-32g", 64, 4096, 256),
+    ],
+    ids=lambda case: case[0],
+)
+def test_what_a_search_chooses_holds_what_was_predicted(case):
+    """Of published sizes and their machines, in less than five minutes each."""
+    command = [sys.executable, "-W", "error", "-c", CHOSEN, *map(str, case)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    assert float(ran.stdout) < 0.02

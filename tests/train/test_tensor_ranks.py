@@ -16,6 +16,7 @@ from mainspring.nn import Transformer, TransformerConfig, initialize
 from mainspring.objectives.base import labelled_loss
 from mainspring.optim import OptimConfig
 from mainspring.parallel import Plan
+from mainspring.parallel.sequence import split_tokens
 from mainspring.train import checkpoint as ck
 from mainspring.train.checkpoint.io import read_whole
 from support.spawn import run_ranks
@@ -27,17 +28,26 @@ __all__ = ["pairs", "words"]
 """Fixtures of another file."""
 pytestmark = pytest.mark.distributed
 
+EXPERTS = {"count": 4, "every": 1, "top_k": 2, "residual": True, "capacity_factor": None}
 CONFIG = TransformerConfig(
-    d_model=16, n_heads=4, n_layers=2, d_ff=24, vocab_size=37, vocab_rows=39, max_positions=8
+    d_model=16, n_heads=4, n_layers=2, d_ff=24, vocab_size=37, vocab_rows=39, max_positions=8, experts=EXPERTS
 )
 """A vocabulary that two ranks cannot share equally: pieces of what is not cut end elsewhere on each."""
 
 PLANS: list[dict[str, Any]] = [
     {"tensor": 2, "data": 2},
+    {"tensor": 2, "pipeline": 2, "zero": 1},
+    {"data": 4},
+    {"data": 2, "expert": 2, "tensor": 2, "zero": 1},
     {"tensor": 2, "data": 2, "zero": 3, "tensor_sequence": True},
+    {"data": 2, "expert": 2, "pipeline": 2, "zero": 2},
     {"tensor": 4, "zero": 0},
+    {"data": 4, "expert": 4, "zero": 3},
     {"data": 4, "zero": 2},
+    {"data": 2, "expert": 2, "sequence": 2, "zero": 2},
 ]
+STRIDES = (1, 4)
+"""Each plan's checkpoint is read by the plans so many places after it in the list."""
 
 
 def made(seed: int, plan: dict[str, Any], steps: int = 0) -> tuple[Transformer, torch.optim.Optimizer]:
@@ -47,14 +57,17 @@ def made(seed: int, plan: dict[str, Any], steps: int = 0) -> tuple[Transformer, 
     index = parallel.axes_of(model).index("data")
     for step in range(steps):
         ids = torch.randint(37, (2, 8), generator=torch.Generator().manual_seed(10 * step + index))
-        labelled_loss(model, causal_batch(ids, labels=ids.roll(-1, 1))).backward()
+        batch = causal_batch(ids, labels=ids.roll(-1, 1))
+        if (size := plan.get("sequence", 1)) > 1:
+            batch = split_tokens(batch, parallel.axes_of(model).index("sequence"), size)
+        parallel.accumulate(model, [batch, batch], labelled_loss)
         optimizer.step()
         optimizer.zero_grad()
     return model, optimizer
 
 
 def moved(rank: int, world: int, folder: str) -> None:
-    """Save under each plan, load under two others, save again."""
+    """Save under each plan, load under some others, save again."""
     everyone = torch.distributed.group.WORLD
     for number, source in enumerate(PLANS):
         place = Path(folder) / str(number)
@@ -63,7 +76,7 @@ def moved(rank: int, world: int, folder: str) -> None:
         want = parallel.full_state(model)
         if rank == 0:
             torch.save(want, place / "want.pt")
-        for step in (1, 2):
+        for step in STRIDES:
             target = (number + step) % len(PLANS)
             other, theirs = made(2, PLANS[target])
             ck.load(path, other, theirs, group=everyone)
@@ -84,7 +97,7 @@ def test_every_plan_loads_what_every_plan_saved_to_the_bit(tmp_path: Path) -> No
         assert all(torch.equal(saved[f"model.{name}"], tensor) for name, tensor in want.items())
         moments = [name for name in saved if name.endswith((".exp_avg", ".exp_avg_sq"))]
         assert len(moments) == 2 * len(want) and all(saved[name].any() for name in moments)
-        assert len(others) == 2
+        assert len(others) == len(STRIDES)
         for other in others:
             again = contents(other)
             assert again.keys() == saved.keys()

@@ -47,6 +47,9 @@ class Sight:
     """bool or float, broadcastable to [B, H, lead, lead]."""
     parts: tuple[Sight | None, ...] = ()
     """Where keys lie on several ranks: what of each rank's keys is seen (None: nothing); no mask is here."""
+    reach: Tensor | None = None
+    """Of a part: for each query (or for all) the first key that it sees and the first after the last one,
+    int64 [2, Tq or 1] on the CPU; None: all keys."""
 
 
 Look = Callable[[TokenBatch, TokenBatch | None], Sight]

@@ -16,7 +16,7 @@ from mainspring import comm
 from mainspring.comm import Counter
 from mainspring.errors import PlanError
 from mainspring.nn.span import cut_of, span_of
-from mainspring.parallel.expert import spread_experts
+from mainspring.parallel.expert import expert_layers, spread_experts
 from mainspring.parallel.mesh import Axes, copies_of
 from mainspring.parallel.pipeline import gather_stages, keep_stages, open_pipeline
 from mainspring.parallel.places import place
@@ -79,27 +79,19 @@ def apply(
         raise PlanError("this model is spread already; apply a plan once, to a fresh model")
     axes = Axes.of(plan) if axes is None else axes
     counter = Counter() if counter is None else counter
+    if plan.expert > 1:
+        expert_layers(model, plan.expert)  # of the whole model: a stage of a pipeline may have none
     kept = keep_stages(model, axes, plan) if plan.pipeline > 1 else None
     if plan.tensor > 1:
         cut_tensors(model, axes, plan, counter, rules)
     if plan.expert > 1:
-        spread_experts(model, axes, plan, counter)
+        spread_experts(model, axes, counter)
     if plan.sequence > 1:
         spread_sequence(model, axes, plan, counter)
     set_remat(model, plan.remat)
     group = axes.group("replicas")
     alone = group is None
     placement = place(plan) if placement is None else placement
-    if precision == "fp16" and plan.tensor > 1:
-        raise PlanError(
-            f"fp16 follows overflows on the data ranks of one tensor rank, and plan.tensor = {plan.tensor}: "
-            'others would go on where it skips a step; use precision = "bf16", or tensor = 1'
-        )
-    if precision == "fp16" and kept is not None:
-        raise PlanError(
-            "fp16 scales the loss, which the last stage of a pipeline alone has, and looks for overflows on "
-            'the data ranks of one stage; use precision = "bf16", or pipeline = 1'
-        )
     strategy: Strategy
     flat = plan.zero > 0 and plan.backend == "flat" and (not alone or precision == "fp16")
     if precision == "fp16" and not (flat or placement is not None):
@@ -116,6 +108,7 @@ def apply(
             precision=precision,
             reduce=reduce,
             expert_group=axes.group("expert_replicas"),
+            tensor_group=axes.group("tensor"),
             placement=placement,
         )
     elif group is None:
@@ -126,7 +119,7 @@ def apply(
         strategy = Sharded(model, plan, group, counter, precision=precision, reduce=reduce)
     strategy.axes = axes
     if kept is not None:
-        strategy.pipeline = open_pipeline(model, kept, plan, axes, counter, strategy.no_sync)
+        strategy.pipeline = open_pipeline(model, kept, plan, axes, counter, strategy)
     if precision == "bf16" and not isinstance(strategy, Sharded | Flat):
         Autocast(model)
     remember(model, strategy)

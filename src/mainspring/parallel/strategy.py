@@ -70,6 +70,9 @@ class Strategy:
         # A copy of a model (an average of weights, say) is a plain module; a process group cannot be copied.
         return self
 
+    def agree(self, stages: dist.ProcessGroup) -> None:
+        """All stages of a pipeline have gone backward: agree on what each found in its own gradients."""
+
     def settle(self) -> None:
         """Drop gathered copies of parameters, so that a change of the shards is seen by the next forward."""
 

@@ -4,9 +4,11 @@ Legend: t tensor ranks, n sequence ranks, e expert ranks, N replicas, m micro-ba
 tokens, h width, c bytes of a number; v chunks of a stage; psi parameters of the rank.
 
     tensor      4 all-reduces of b s h c a layer and micro-batch, or as many pairs of gather and
-                reduce-scatter where tokens are shared (recomputation: `again_reduced`); 2 for the
-                vocabulary's table and head
-    sequence    heads: 8 exchanges (12) of b s/n h c a layer and micro-batch; ring: 6 (8) of (n - 1) b s/n h c
+                reduce-scatter where tokens are shared, and a gather more of a layer with experts
+                (recomputation: `again_reduced`); 2 for the vocabulary's table and head, and where tokens
+                are shared 2 gathers there
+    sequence    heads: 8 exchanges (12) of b s/n h c a layer and micro-batch; ring: (n - 1) b s/n h times 4 c
+                (6 c), and 2 of its gradients in fp32
     pipeline    b s h c each way for each of v chunks and micro-batch; / t where tokens are shared
     expert      4 exchanges (6) of k b s h c a layer with experts and micro-batch, (e - 1)/e of it leaving
     replicas    ZeRO 0: an all-reduce of 4 psi; 1, 2: psi scattered, psi gathered; 3: psi gathered twice, but
@@ -92,16 +94,21 @@ class Traffic:
         c, stream, again = self._candidate, self._stream, self._again
         reduced = 4 + c.remat * again_reduced(config.norm_place, shared=c.tensor_sequence)
         self._send("all_reduce", stream, c.tensor, 1, reduced * layers)
-        self._send("all_reduce", stream, c.tensor, 1, (stage.first + stage.last) * c.accumulation)
+        ends = (stage.first + stage.last) * c.accumulation
+        self._send("all_reduce", stream, c.tensor, 1, ends)
+        if c.tensor_sequence:
+            self._send("all_gather", stream, c.tensor, 1, ends)
         if c.attention == "heads":
             self._send("all_to_all", stream / c.tensor, c.sequence, c.tensor, 8 * again * layers)
         else:  # keys and values forward, and back with their gradients; nothing is divided
-            rounds = (6 + 2 * c.remat) * c.sequence * layers
+            rounds = (4 + 2 * c.remat + 2 * FP32 / self._c) * c.sequence * layers
             self._send("all_to_all", stream / c.tensor, c.sequence, c.tensor, rounds)
         if c.expert > 1 and config.experts is not None:
             having = sum(any(part.expert for part in unit.parts) for unit in stage.units[1:])
             room = min(config.experts.capacity_factor or 1.0, 1.0)  # rows travel without padding
-            rows = config.experts.top_k * room * stream / (c.tensor if c.tensor_sequence else 1)
+            rows = config.experts.top_k * room * stream
+            if c.tensor_sequence:  # each rank's gate decides about all tokens
+                self._send("all_gather", stream, c.tensor, 1, having * c.accumulation)
             stride = c.tensor * c.sequence
             self._send("all_to_all", rows, c.expert, stride, 4 * again * having * c.accumulation)
 

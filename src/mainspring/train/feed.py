@@ -13,6 +13,7 @@ from mainspring.data.training_rows import TrainingRows
 from mainspring.errors import ConfigError
 from mainspring.objectives import ComparesTexts, Objective, Views
 from mainspring.objectives.config import reads_pairs
+from mainspring.parallel import Plan
 from mainspring.parallel.mesh import Axes
 from mainspring.parallel.sequence import split_tokens
 from mainspring.planner import Batch
@@ -37,7 +38,7 @@ class Feed:
         self._rows = rows_of_run(recipe, data)
         self._objective = objective
         self._batch = batch
-        self._axes = axes
+        self._axes, self._plan = axes, recipe.plan
 
     def micro_batches(self, step: int) -> list[Views]:
         """This rank's share of step `step` (counted from 0), in micro-batches."""
@@ -50,13 +51,18 @@ class Feed:
         objective, rows = self._objective, self._rows
         others = isinstance(objective, ComparesTexts) and objective.wants_elsewhere
         batch = rows.batch_with_others(start, stop) if others else rows.batch(start, stop)
-        return own_tokens(objective.build(batch, row_generators(self._seed, start, stop)), self._axes)
+        return own_tokens(
+            objective.build(batch, row_generators(self._seed, start, stop)), self._axes, self._plan
+        )
 
 
-def own_tokens(views: Views, axes: Axes) -> Views:
+def own_tokens(views: Views, axes: Axes, plan: Plan) -> Views:
     """What of each view's rows is this sequence rank's."""
     index, size = axes.index("sequence"), axes.size("sequence")
-    return views if size == 1 else {name: split_tokens(view, index, size) for name, view in views.items()}
+    if size == 1:
+        return views
+    zigzag = plan.sequence_attention == "ring"
+    return {name: split_tokens(view, index, size, zigzag=zigzag) for name, view in views.items()}
 
 
 def rows_of_run(recipe: Recipe, data: TokenData) -> TrainingRows:

@@ -16,6 +16,7 @@ from mainspring.data.dataset import TokenData
 from mainspring.data.loader import holdout_batch, holdout_count, row_generators
 from mainspring.objectives import CausalLM, Loss, Objective, Views, passes
 from mainspring.objectives.base import labelled
+from mainspring.parallel.strategy import strategy_of
 from mainspring.train.events import Evaluated
 from mainspring.train.feed import own_tokens
 
@@ -66,7 +67,9 @@ def score(
                 start = starts[index % len(starts)]
                 stop = min(start + rows, total)
                 batch = holdout_batch(data, seq_len, start, stop)
-                views = own_tokens(objective.build(batch, row_generators(0, start, stop)), axes)
+                views = own_tokens(
+                    objective.build(batch, row_generators(0, start, stop)), axes, strategy_of(model).plan
+                )
                 views = {k: v.to(device) for k, v in views.items()}
                 scores = parallel.measure(model, [views], lambda some, given: _first(objective, some, given))
                 for name, loss in scores if index < len(starts) else ():

@@ -30,7 +30,7 @@ def whole_gradients(model):
     return found
 
 
-def compare(rank, name, kind, plan, seed, length):
+def compare(rank, name, kind, plan, seed, length, zigzag):
     """Largest difference of the loss and of gradients, relative to the largest of each."""
     full = cases.batch(kind, seed, length)
     source = cases.batch("bidirectional, padded", 9, length) if name == "encoder-decoder" else None
@@ -44,7 +44,7 @@ def compare(rank, name, kind, plan, seed, length):
 
     def share(batch):
         mine = TokenBatch._make(None if t is None else t[first : first + rows] for t in batch)
-        return split_tokens(mine, rank % plan.sequence, plan.sequence)
+        return split_tokens(mine, rank % plan.sequence, plan.sequence, zigzag=zigzag)
 
     got, _ = cases.loss(spread, share(full), None if source is None else share(source), plan.sequence)
     (got / count).backward()
@@ -63,20 +63,23 @@ def compare(rank, name, kind, plan, seed, length):
 
 def run(rank, world, chosen):
     results = {}
-    for name, kind, fields, length in chosen:
+    for case in chosen:
+        name, kind, fields, length, *in_order = case
         plan = Plan(data=world // fields["sequence"], **fields)
+        zigzag = plan.sequence_attention == "ring" and not in_order
         try:
-            errors = compare(rank, name, kind, plan, 1, length)
+            errors = compare(rank, name, kind, plan, 1, length, zigzag)
         except Exception:
             errors = traceback.format_exc()
-        results[label(name, kind, fields, length)] = errors
+        results[label(*case)] = errors
         if isinstance(errors, str):
             break
     return results
 
 
-def label(name, kind, fields, length):
-    return f"{name}/{kind}/{'-'.join(f'{k}={v}' for k, v in fields.items())}/{length}"
+def label(name, kind, fields, length, *in_order):
+    words = [name, kind, "-".join(f"{k}={v}" for k, v in fields.items()), str(length), *in_order]
+    return "/".join(words)
 
 
 def chosen(world):
@@ -90,6 +93,10 @@ def chosen(world):
                 rows += [(name, kind, way, 24) for kind in ("causal, padded", "anything")]
             rows += [(name, "causal, packed", way, 23) for name in ("rotary", "encoder-decoder")]
             rows += [("rotary", "causal", {**way, "remat": True}, 24)]
+        # A ring takes tokens in any order; a share of 36 is worked on in pieces.
+        rows += [("rotary", kind, ring, 24, "in order") for kind in ("causal", "anything")]
+        rows += [("rotary", "causal, packed", ring, 72), ("rotary", "causal", ring, 72, "in order")]
+        rows += [("t5", kind, ring, 71) for kind in ("causal, padded", "anything")]
         rows += [
             (name, kind, heads, 24)
             for name in ("disentangled", "replaced")

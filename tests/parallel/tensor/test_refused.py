@@ -57,13 +57,6 @@ class Two(Alone):
     size = 2
 
 
-def test_fp16_is_for_one_tensor_rank():
-    with torch.device("meta"):
-        model = Transformer(TransformerConfig(**SHAPE))
-    with fake_world(4), pytest.raises(PlanError, match='use precision = "bf16"'):
-        parallel.apply(model, Plan(tensor=2, data=2, zero=1), precision="fp16")
-
-
 def test_a_model_that_says_nothing_needs_rules():
     with fake_world(2), pytest.raises(PlanError, match="rules by module path, or set plan.tensor = 1"):
         parallel.apply(nn.Linear(4, 4), Plan(tensor=2))

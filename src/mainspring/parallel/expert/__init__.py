@@ -1,5 +1,5 @@
 """Expert parallelism: the experts of a layer on several ranks, tokens sent to them and back."""
 
-from mainspring.parallel.expert.spread import spread_experts
+from mainspring.parallel.expert.spread import expert_layers, spread_experts
 
-__all__ = ["spread_experts"]
+__all__ = ["expert_layers", "spread_experts"]

@@ -12,7 +12,6 @@ from mainspring.nn.span import Cut, cut_of, mark_cut
 from mainspring.parallel.broadcast import broadcast_tensors
 from mainspring.parallel.expert.exchange import Across
 from mainspring.parallel.mesh import Axes
-from mainspring.parallel.plan import Plan
 from mainspring.parallel.strategy import on_meta
 from mainspring.parallel.tensor.operators import Line
 
@@ -20,21 +19,18 @@ NAME = "experts"
 """What the traffic of rows to experts and back is counted as."""
 
 
-def spread_experts(model: nn.Module, axes: Axes, plan: Plan, counter: Counter) -> None:
+def spread_experts(model: nn.Module, axes: Axes, counter: Counter) -> None:
     """Leave on each rank of the expert axis an equal run of each layer's experts, in place.
 
     Args:
-        model: with storage (the first rank's values are taken) or on meta.
+        model: with storage (the first rank's values are taken) or on meta; whole, or a stage of a pipeline,
+            which may have no experts. Whether they can be shared out is known (`expert_layers`).
         axes: the mesh.
-        plan: its `expert` counts.
         counter: told the traffic.
-
-    Raises:
-        PlanError: the model has no layers of experts, or their numbers cannot be shared out equally.
     """
     group = axes.group("expert")
     assert group is not None
-    layers = expert_layers(model, plan.expert)
+    layers = [module for module in model.modules() if isinstance(module, ExpertFeedForward)]
     line = Line(group, axes.index("expert"), axes.size("expert"), counter, NAME)
     if not on_meta(model.parameters()):
         broadcast_tensors([*model.parameters(), *model.buffers()], name="start", group=group, counter=counter)
@@ -47,7 +43,11 @@ def spread_experts(model: nn.Module, axes: Axes, plan: Plan, counter: Counter) -
 
 
 def expert_layers(model: nn.Module, ranks: int) -> list[ExpertFeedForward]:
-    """The model's layers of experts, if ranks can share out each one's experts equally."""
+    """The model's layers of experts, if ranks can share out each one's experts equally.
+
+    Raises:
+        PlanError: the model has no layers of experts, or their numbers cannot be shared out equally.
+    """
     layers = {name: m for name, m in model.named_modules() if isinstance(m, ExpertFeedForward)}
     if not layers:
         raise PlanError(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -16,17 +14,13 @@ from mainspring.parallel.plan import Plan
 
 if TYPE_CHECKING:
     from mainspring.parallel.pipeline.run import Pipeline
+    from mainspring.parallel.strategy import Strategy
 
 __all__ = ["Kept", "gather_stages", "keep_stages", "open_pipeline"]
 
 
 def open_pipeline(
-    model: nn.Module,
-    kept: Kept,
-    plan: Plan,
-    axes: Axes,
-    counter: Counter,
-    no_sync: Callable[[], AbstractContextManager[None]],
+    model: nn.Module, kept: Kept, plan: Plan, axes: Axes, counter: Counter, strategy: Strategy
 ) -> Pipeline:
     """This rank's part in a pipeline; torch's schedules are imported only where there is one.
 
@@ -36,10 +30,10 @@ def open_pipeline(
         plan: with the schedule.
         axes: with the ranks of the pipeline.
         counter: told what is sent.
-        no_sync: context of backward passes before a step's last.
+        strategy: how the states of its stages are spread.
     """
     from mainspring.parallel.pipeline.run import Pipeline
 
     group = axes.group("pipeline")
     assert group is not None, "a pipeline of one rank"
-    return Pipeline(model, kept, plan, group, counter, no_sync)
+    return Pipeline(model, kept, plan, group, counter, strategy)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -27,6 +27,9 @@ from mainspring.parallel.pipeline.rounds import check_micro_batches
 from mainspring.parallel.pipeline.stage import Stage
 from mainspring.parallel.plan import Plan
 from mainspring.parallel.zero.nested import tensors_of
+
+if TYPE_CHECKING:
+    from mainspring.parallel.strategy import Strategy
 
 R = TypeVar("R")
 Loss = Callable[[nn.Module, Any], Tensor]
@@ -51,7 +54,7 @@ class Pipeline:
         plan: with the schedule.
         group: the ranks of the pipeline.
         counter: told what is sent.
-        no_sync: context of backward passes before a step's last (`parallel.no_sync`).
+        strategy: how the states of its stages are spread.
     """
 
     def __init__(
@@ -61,12 +64,12 @@ class Pipeline:
         plan: Plan,
         group: dist.ProcessGroup,
         counter: Counter,
-        no_sync: Callable[[], AbstractContextManager[None]],
+        strategy: Strategy,
     ) -> None:
         self.model, self.kept, self.plan, self.group, self.counter = model, kept, plan, group, counter
         self.done: list[Done] = []
         """What the last step did, in this rank's order."""
-        self._no_sync = no_sync
+        self._strategy, self._no_sync = strategy, strategy.no_sync
         self._through = _Through(self)
         self._schedules: dict[int, Any] = {}
         self._loss: Loss | None = None
@@ -95,6 +98,7 @@ class Pipeline:
         numbers = torch.arange(count)
         self._schedules[count].step(numbers, target=numbers, losses=losses, return_outputs=False)
         self.mail.settle()
+        self._strategy.agree(self.group)
         return [value.detach() for value in losses]
 
     def measure(self, micro_batches: Sequence[Any], measure: Callable[[nn.Module, Any], R]) -> list[R]:

@@ -18,23 +18,33 @@ _NEEDED = ("ids", "pos", "rank", "probe", "doc", "valid")
 """What masks and positions are made of."""
 
 
-def split_tokens(batch: TokenBatch, index: int, size: int) -> TokenBatch:
+def split_tokens(batch: TokenBatch, index: int, size: int, *, zigzag: bool = False) -> TokenBatch:
     """The share of rank `index` of `size` of every row of a batch [B, T]: [B, ceil(T / size)].
 
     Where T is no multiple of `size` the rows are lengthened by padding. The labels go along, so they must
     already stand at the tokens that predict them.
 
+    With `zigzag` a row is cut into 2 size pieces, of which a rank takes number `index` and, from the end,
+    number `index` again: of rows in causal order every rank then has as much to attend to, in a ring.
+
     >>> from mainspring.data.batch import causal_batch
     >>> split_tokens(causal_batch(torch.tensor([[5, 6, 7]])), 1, 2).valid.tolist()
     [[True, False]]
+    >>> split_tokens(causal_batch(torch.arange(8)[None]), 1, 2, zigzag=True).ids.tolist()
+    [[2, 3, 4, 5]]
     """
     length = batch.ids.shape[1]
-    more = -length % size
+    more = -length % (2 * size if zigzag else size)
     if more:
         batch = lengthened(batch, more)
-    share = (length + more) // size
-    here = slice(index * share, (index + 1) * share)
-    return TokenBatch._make(None if t is None else t[:, here] for t in batch)
+    if not zigzag:
+        share = (length + more) // size
+        here = slice(index * share, (index + 1) * share)
+        return TokenBatch._make(None if t is None else t[:, here] for t in batch)
+    pieces = [None if t is None else t.chunk(2 * size, dim=1) for t in batch]
+    return TokenBatch._make(
+        None if p is None else torch.cat([p[index], p[2 * size - 1 - index]], dim=1) for p in pieces
+    )
 
 
 def join_tokens(batch: TokenBatch, line: Line) -> list[TokenBatch]:

@@ -22,6 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mainspring.comm import Counter
+from mainspring.nn.part import Carried
 from mainspring.nn.span import mark, mark_cut
 from mainspring.optim.pages import trim, zeros
 from mainspring.parallel.broadcast import broadcast_tensors
@@ -59,6 +60,7 @@ class Flat(Strategy):
         precision: of forward and backward; masters are fp32.
         reduce: how gradients of ranks are joined.
         expert_group: the ranks that hold the same experts, where experts are spread over ranks.
+        tensor_group: the ranks that hold the other parts of the model's layers, where these are cut.
         placement: where masters live.
     """
 
@@ -72,6 +74,7 @@ class Flat(Strategy):
         precision: Precision,
         reduce: Literal["mean", "sum"],
         expert_group: dist.ProcessGroup | None = None,
+        tensor_group: dist.ProcessGroup | None = None,
         placement: Placement | None = None,
     ) -> None:
         super().__init__(model, plan, group, counter)
@@ -94,7 +97,7 @@ class Flat(Strategy):
         self._gatherer = Gatherer(self.units, self.placement, counter, again=self._stage == 3)
         rows = trainable_rows(self.units)
         self.scaler = LossScaler() if precision == "fp16" else None
-        self._reducer = Reducer(rows, group, reduce, self.placement, counter, self.scaler)
+        self._reducer = Reducer(rows, group, reduce, self.placement, counter, self.scaler, tensor_group)
         self.handles: list[Any] = []
         if on_meta(model.parameters()):
             for row in self.rows:
@@ -122,6 +125,10 @@ class Flat(Strategy):
 
     def no_sync(self) -> AbstractContextManager[None]:
         return nullcontext() if self._stage == 3 else self._quiet()
+
+    def agree(self, stages: dist.ProcessGroup) -> None:
+        if self.scaler is not None:
+            self.scaler.agree(stages, self.counter, self.rows[0].device)
 
     def settle(self) -> None:
         for unit in self.units:
@@ -316,10 +323,11 @@ class Flat(Strategy):
     def _after_model(self, module: nn.Module, args: Any, output: Any) -> Any:
         if module is not self.model or torch._C._current_graph_task_id() != -1:
             return None
-        if self.scaler is not None:
+        ends = not isinstance(output, Carried)
+        if self.scaler is not None and ends:
             # A loss in fp32 has gradients that fp16 would lose before they are scaled.
             output = map_tensors(lambda t: t.float() if t.dtype == torch.float16 else t, output)
-        watched = self._watch(self.units[0], output)
+        watched = self._watch(self.units[0], output, scaled=ends)
         self._gatherer.end(self._discard, last=not watched)
         if not watched:
             for unit in self.units:
@@ -337,19 +345,25 @@ class Flat(Strategy):
             return tensor.to(lower) if tensor.is_floating_point() else tensor
 
         if deep:
-            return map_tensors(cast, args), map_tensors(cast, kwargs)
+            # What another stage of a pipeline computed has its dtypes.
+            rest = {k: v if isinstance(v, Carried) else map_tensors(cast, v) for k, v in kwargs.items()}
+            return map_tensors(cast, args), rest
         flat = tuple(cast(a) if isinstance(a, Tensor) else a for a in args)
         return flat, {k: cast(v) if isinstance(v, Tensor) else v for k, v in kwargs.items()}
 
-    def _watch(self, unit: Unit, output: Any, passed: Collection[int] = ()) -> bool:
-        """Have `_enter` called when backward reaches the output of `unit`; False where it never will."""
+    def _watch(self, unit: Unit, output: Any, passed: Collection[int] = (), *, scaled: bool = False) -> bool:
+        """Have `_enter` called when backward reaches the output of `unit`; False where it never will.
+
+        With `scaled` the model ends here: what a stage of a pipeline hands on has its gradient scaled
+        already.
+        """
         if not torch.is_grad_enabled():
             return False
         found = False
         for tensor in tensors_of(output):
             if tensor.requires_grad and id(tensor) not in passed:
                 any_tensor: Any = tensor  # torch leaves the type of hooks out
-                any_tensor.register_hook(lambda gradient: self._enter(unit, gradient))
+                any_tensor.register_hook(lambda gradient: self._enter(unit, gradient, scaled))
                 found = True
         return found
 
@@ -373,11 +387,11 @@ class Flat(Strategy):
 
     # Backward
 
-    def _enter(self, unit: Unit, gradient: Tensor) -> Tensor | None:
+    def _enter(self, unit: Unit, gradient: Tensor, scaled: bool) -> Tensor | None:
         """Backward has reached the output of `unit`; returns the gradient if it is to be another."""
         self._begin()
         self._make_ready(unit)
-        return gradient * self.scaler.scale if self.scaler is not None and unit.index == 0 else None
+        return gradient * self.scaler.scale if self.scaler is not None and scaled else None
 
     def _make_ready(self, unit: Unit) -> None:
         """Gather what the backward of `unit` needs, and free what the one before it needed."""

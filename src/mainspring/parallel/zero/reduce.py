@@ -32,6 +32,7 @@ class Reducer:
         placement: where the reduced gradients stay.
         counter: told the traffic, under "gradients" and "flags".
         scaler: what gradients have been multiplied by, in fp16.
+        tensor_group: the ranks that hold other parts of the same parameters, and skip a step with this one.
     """
 
     def __init__(
@@ -42,8 +43,10 @@ class Reducer:
         placement: Placement,
         counter: Counter,
         scaler: LossScaler | None = None,
+        tensor_group: dist.ProcessGroup | None = None,
     ) -> None:
         self.rows = rows
+        self._deciding = [one for one in (group, tensor_group) if one is not None]
         self.scaler = scaler
         self._group, self._op = group, reduce
         self._world = 1 if group is None else dist.get_world_size(group)
@@ -188,7 +191,8 @@ class Reducer:
         order = [(row, i) for _, row in self.rows for i in reversed(range(len(row.slots)))]  # of backward
         finite = [self._sums[row][row.shard.places[i]].isfinite().all() for row, i in order]
         overflowed = torch.stack(finite).logical_not().float() if finite else torch.zeros(0)
-        comm.all_reduce(overflowed, name="overflow", group=self._group, counter=self._counter)
+        for group in self._deciding:
+            comm.all_reduce(overflowed, name="overflow", group=group, counter=self._counter)
         scaler.find(overflowed, [row.slots[i].name for row, i in order])
 
     def _buffer(self, row: Row) -> Tensor:

@@ -12,8 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
+from mainspring import comm
 from mainspring.errors import NonFiniteError
 
 _log = logging.getLogger(__name__)
@@ -69,6 +71,17 @@ class LossScaler:
             name = names[int(hits[0])]
             module, _, leaf = name.rpartition(".")
             self.culprit = f"parameter {leaf!r} of module {module!r}"
+
+    def agree(self, stages: dist.ProcessGroup, counter: comm.Counter, device: torch.device) -> None:
+        """Take over what another stage of a pipeline found, the last stage's first: its backward is the
+        first. Every rank of the pipeline calls it after a step's last backward."""
+        found = torch.tensor(float(self.culprit is not None), device=device)
+        comm.all_reduce(found, name="overflow", op="max", group=stages, counter=counter)
+        if not found:
+            return
+        culprits: list[Any] = [None] * dist.get_world_size(stages)
+        dist.all_gather_object(culprits, self.culprit, group=stages)
+        self.culprit = next(one for one in reversed(culprits) if one is not None)
 
     def stepping(self) -> bool:
         """An optimizer is about to step; False where it may not."""
