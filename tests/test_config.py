@@ -1,5 +1,7 @@
 """Configuration: what is read is what is written, and a mistake is told so that it can be mended."""
 
+import math
+import tomllib
 from typing import Annotated, Literal
 
 import pytest
@@ -9,6 +11,7 @@ from pydantic import Field
 
 from mainspring.config import Section, apply_overrides, json_schema, load_toml, parse, to_toml
 from mainspring.errors import ConfigError
+from mainspring.models import ModelConfig, resolve
 
 
 class Red(Section):
@@ -120,3 +123,18 @@ def test_schema_carries_types_defaults_and_descriptions() -> None:
         "title": "Steps",
         "type": "integer",
     }
+
+
+def test_what_toml_cannot_say_is_refused_and_room_for_all_can_be_said() -> None:
+    shape = {"d_model": 8, "n_heads": 1, "n_layers": 1, "d_ff": 8, "vocab_size": 9, "max_positions": 4}
+
+    def model(factor: float | None) -> ModelConfig:
+        experts = {"count": 2, "every": 1, "capacity_factor": factor}
+        return ModelConfig(family="gpt2", config={**shape, "experts": experts})
+
+    with pytest.raises(ConfigError, match="TOML cannot write it.*give inf"):
+        to_toml(model(None))
+    again = parse(ModelConfig, tomllib.loads(to_toml(model(math.inf))))
+    for config in (model(None), again):
+        experts = resolve(config, 9).experts
+        assert experts is not None and experts.capacity_factor is None

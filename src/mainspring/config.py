@@ -24,7 +24,9 @@ S = TypeVar("S", bound="Section")
 class Section(BaseModel):
     """A frozen, strict group of settings. Subclass it with typed fields and defaults."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, ser_json_inf_nan="constants"
+    )
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with `changes`, validated like the original."""
@@ -131,6 +133,11 @@ def _toml_literal(value: Any) -> str:
         return "[" + ", ".join(_toml_literal(v) for v in value) + "]"
     if isinstance(value, float):
         return repr(value)
+    if value is None:
+        raise ConfigError(
+            "None in a table of free fields (model.config, say): TOML cannot write it. Leave the field out, "
+            "or, for an expert's capacity_factor, give inf"
+        )
     return _string(value) if isinstance(value, str) else json.dumps(value)
 
 

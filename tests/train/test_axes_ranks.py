@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from train.test_trainer_ranks import Curve, close
 from train.tiny import fit, recipe
 
 pytestmark = pytest.mark.distributed
-EXPERTS = {"count": 4, "every": 1, "capacity_factor": None, "balance_weight": 0.0, "top_k": 2}
+EXPERTS = {"count": 4, "every": 1, "capacity_factor": math.inf, "balance_weight": 0.0, "top_k": 2}
 """Without losses of balance, which are of micro-batches: one process cuts others."""
 
 

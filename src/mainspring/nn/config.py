@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mainspring.config import Section
 
@@ -137,7 +138,7 @@ class ExpertLayers(Section):
     factor is its probability: Switch, equation 2)."""
     capacity_factor: float | None = Field(1.0, gt=0)
     """Room of an expert in training, in equal shares of the tokens' choices; tokens beyond it are left to the
-    residual (None: room for all)."""
+    residual (None, or inf: room for all)."""
     eval_capacity_factor: float | None = Field(None, gt=0)
     """The same in evaluation; with None, a text's result does not depend on what else is in the batch."""
     min_capacity: int = Field(4, ge=1)
@@ -156,6 +157,12 @@ class ExpertLayers(Section):
     """Weight in the objective of the loss that keeps experts equally busy (Switch, equation 4)."""
     z_weight: float = Field(0.0, ge=0)
     """Weight of the loss that keeps the gate's logits small (Zoph et al. 2022, equation 5)."""
+
+    @field_validator("capacity_factor", "eval_capacity_factor", mode="after")
+    @classmethod
+    def _room_for_all(cls, factor: float | None) -> float | None:
+        # TOML has no null, and a recipe has to say it.
+        return None if factor == math.inf else factor
 
     @model_validator(mode="after")
     def _check(self) -> Self:
