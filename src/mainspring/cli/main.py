@@ -17,6 +17,7 @@ from mainspring import __version__
 from mainspring.cli import (
     consolidate,
     data,
+    distill,
     doctor,
     evaluate,
     export,
@@ -24,9 +25,12 @@ from mainspring.cli import (
     linear,
     plan,
     profile,
+    prune,
+    quantize,
     quickstart,
     report,
     schema,
+    sensitivity,
     serve,
     train,
 )
@@ -68,6 +72,7 @@ def _root(
 
 _START = "From text to a served model"
 _LOOK = "Look and plan"
+_SMALL = "Make it small"
 _MOVE = "In and out"
 
 app.command("quickstart", rich_help_panel=_START)(quickstart.quickstart)
@@ -82,6 +87,10 @@ app.command("plan", rich_help_panel=_LOOK)(plan.plan)
 app.command("profile", rich_help_panel=_LOOK)(profile.profile)
 app.command("report", rich_help_panel=_LOOK)(report.report)
 app.command("schema", rich_help_panel=_LOOK)(schema.schema)
+app.command("distill", rich_help_panel=_SMALL)(distill.distill)
+app.command("prune", rich_help_panel=_SMALL)(prune.prune)
+app.command("sensitivity", rich_help_panel=_SMALL)(sensitivity.sensitivity)
+app.command("quantize", rich_help_panel=_SMALL)(quantize.quantize)
 app.command("export", rich_help_panel=_MOVE)(export.export)
 app.command("consolidate", rich_help_panel=_MOVE)(consolidate.consolidate)
 app.command("import", rich_help_panel=_MOVE)(export.import_)

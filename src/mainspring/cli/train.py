@@ -19,38 +19,45 @@ if TYPE_CHECKING:
     from mainspring.train.run import Run
 
 
+Out = Annotated[
+    Path | None,
+    typer.Option("--to", "--out", help="Run directory; runs/NAME where left out.", show_default=False),
+]
+Nproc = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Data ranks to start on this machine: the same as plan.data=N.", show_default=False
+    ),
+]
+InitFrom = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        help="Begin with the weights of a run, a checkpoint or an exported model: train.init_from.",
+        show_default=False,
+    ),
+]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume", help="Go on although the recipe differs in what may change: length, learning rate, plan."
+    ),
+]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", help="Delete what the run directory holds of a run and begin anew.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+
+
 def train(
     recipe: RecipeName,
     overrides: Overrides = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--to", "--out", help="Run directory; runs/NAME where left out.", show_default=False),
-    ] = None,
-    nproc: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Data ranks to start on this machine: the same as plan.data=N.", show_default=False
-        ),
-    ] = None,
-    init_from: Annotated[
-        Path | None,
-        typer.Option(
-            "--from",
-            help="Begin with the weights of a run, a checkpoint or an exported model: train.init_from.",
-            show_default=False,
-        ),
-    ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume",
-            help="Go on although the recipe differs in what may change: length, learning rate, plan.",
-        ),
-    ] = False,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Delete what the run directory holds of a run and begin anew.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+    out: Out = None,
+    nproc: Nproc = None,
+    init_from: InitFrom = None,
+    resume: Resume = False,
+    fresh: Fresh = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train what a recipe describes. The same command again goes on from the newest checkpoint.
 
@@ -62,14 +69,28 @@ def train(
     from mainspring.recipes import load
     from mainspring.train.run import Run
 
-    if resume and fresh:
-        raise UsageError("--resume and --fresh exclude each other: go on with the run, or begin anew")
-    given = [f"plan.data={nproc}"] if nproc else []
-    if init_from is not None:
-        given.append(f"train.init_from={json.dumps(str(init_from))}")
-    asked = load(recipe, [*(overrides or ()), *given])
+    asked = load(recipe, [*(overrides or ()), *given(nproc, init_from)])
     named = Path(recipe)
     run = Run(out or (named if (named / "recipe.toml").is_file() else Path("runs") / asked.name))
+    carry_out(asked, run, resume=resume, fresh=fresh, quiet=quiet)
+
+
+def given(nproc: int | None, init_from: Path | None) -> list[str]:
+    """Options of the command as overrides of the recipe."""
+    found = [f"plan.data={nproc}"] if nproc else []
+    if init_from is not None:
+        found.append(f"train.init_from={json.dumps(str(init_from))}")
+    return found
+
+
+def carry_out(asked: Recipe, run: Run, *, resume: bool, fresh: bool, quiet: bool) -> None:
+    """Train a recipe in a run directory: as a rank, alone, or by starting all ranks.
+
+    Raises:
+        UsageError: the directory holds a run of another recipe, or the recipe cannot be carried out.
+    """
+    if resume and fresh:
+        raise UsageError("--resume and --fresh exclude each other: go on with the run, or begin anew")
     if "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         _as_rank(asked, run, quiet)
         return
@@ -107,7 +128,8 @@ def _as_rank(recipe: Recipe, run: Run, quiet: bool) -> None:
             trainer = Trainer(recipe, run.dir, world)
             result = trainer.fit()
         if trainer.setup is not None and result.checkpoint is not None:
-            record(trainer.setup.model, run, result.step, world)
+            setup = trainer.setup
+            record(setup.model, run, result.step, world, setup.objective)
         if result.status == "interrupted" and world.is_main:
             err().print(f"saved; the same command goes on after step {result.step}", markup=False)
     if result.signal is not None:

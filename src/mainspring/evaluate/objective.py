@@ -10,7 +10,7 @@ from mainspring.data.dataset import TokenData
 from mainspring.errors import DataError
 from mainspring.models import resolve
 from mainspring.nn.transformer import Transformer
-from mainspring.objectives import OwnsModules, Vocabulary, assemble, build
+from mainspring.objectives import OwnsModules, Vocabulary, assemble
 from mainspring.text.tokenizer import Tokenizer
 from mainspring.train import holdout
 from mainspring.train.checkpoint import load_model_state
@@ -18,6 +18,7 @@ from mainspring.train.checkpoint.manifest import Manifest
 from mainspring.train.events import Evaluated
 from mainspring.train.recipe import Recipe
 from mainspring.train.run import Run
+from mainspring.train.teacher import objective_of
 
 ROWS = 8
 
@@ -37,7 +38,7 @@ def score_run(run: Run, checkpoint: Path, *, data: TokenData, seq_len: int, max_
     """
     recipe: Recipe = run.read_recipe()
     tokenizer = Tokenizer.load(run.tokenizer)
-    objective = build(recipe.objective, Vocabulary.of_tokenizer(tokenizer))
+    objective = objective_of(recipe.objective, Vocabulary.of_tokenizer(tokenizer), tokenizer)
     with torch.device("meta"):
         model = assemble(objective, Transformer(resolve(recipe.model, tokenizer.vocab_size)))
     if isinstance(objective, OwnsModules):

@@ -23,6 +23,8 @@ from mainspring.errors import CheckpointError
 from mainspring.nn.config import TransformerConfig
 from mainspring.nn.span import logical_shape
 from mainspring.nn.transformer import Transformer
+from mainspring.objectives import Objective, network_state
+from mainspring.objectives.around import AroundNetwork
 from mainspring.parallel.world import World
 from mainspring.train.run import Run
 
@@ -49,7 +51,7 @@ def probe_file(run: Run) -> Path:
     return run.dir / "probe.safetensors"
 
 
-def record(model: nn.Module, run: Run, step: int, world: World) -> None:
+def record(model: nn.Module, run: Run, step: int, world: World, objective: Objective | None = None) -> None:
     """Keep the logits of the model in memory, unless it is too large for one rank; every rank calls it, for
     the weights may be spread over all of them.
 
@@ -58,12 +60,15 @@ def record(model: nn.Module, run: Run, step: int, world: World) -> None:
         run: where the logits go.
         step: optimizer steps done.
         world: the ranks; rank 0 writes.
+        objective: what it was trained for, where that put something around the network.
     """
     if 4 * sum(logical_shape(p).numel() for p in model.parameters()) > LARGEST:
         return
-    config: TransformerConfig = model.config  # type: ignore[assignment]
+    network = model.network if isinstance(model, AroundNetwork) else model
+    config: TransformerConfig = network.config  # type: ignore[assignment]
     whole = parallel.full_state(model)
     if world.is_main:
+        whole = whole if objective is None else network_state(objective, whole)
         logits = probe_logits(whole, config)
         target = probe_file(run)
         beside = target.with_suffix(".tmp")

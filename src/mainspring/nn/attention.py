@@ -151,17 +151,28 @@ class SelfAttention(nn.Module):
         return {**dict.fromkeys(names, across), "out.weight": along}
 
     def forward(
-        self, x: Tensor, sight: Sight, store: LayerCache | None = None, context: Tensor | None = None
+        self,
+        x: Tensor,
+        sight: Sight,
+        store: LayerCache | None = None,
+        context: Tensor | None = None,
+        fused: list[Tensor] | None = None,
     ) -> Tensor:
         """x [B, T, D] -> [B, T, D].
 
         With `store`, also attends to what it holds, and adds to it; with `context` [B, S, D], attends to that
-        in place of x.
+        in place of x. What `project` gives goes into the list `fused`.
         """
         x = self.peers.enter(x)
         context = None if context is None else self.peers.enter(context)
         batch, length, _ = x.shape
-        q, k, v = self.project(x) if context is None else self._project_apart(x, context)
+        if context is None:
+            projected = self.project(x)
+            if fused is not None:
+                fused.append(projected)
+            q, k, v = projections(projected, self.head_dim)
+        else:
+            q, k, v = self._project_apart(x, context)
         if self.disentangled is not None:
             return self._by_distance(q, k, v, sight, store)
         if sight.angles is not None:
@@ -176,15 +187,15 @@ class SelfAttention(nn.Module):
         out: Tensor = self.out(y.transpose(1, 2).reshape(batch, length, -1))
         return out
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values before rotation, as views [B, T, H, E] of one tensor."""
-        projected = self.qkv(x) if self.qv_bias is None else self.qkv.product(x, self._bias())
-        q, k, v = projected.view(*x.shape[:2], -1, 3, self.head_dim).unbind(3)
-        return q, k, v
+    def project(self, x: Tensor) -> Tensor:
+        """Queries, keys and values before rotation, in one tensor [B, T, H (q, k, v) E]."""
+        fused: Tensor = self.qkv(x) if self.qv_bias is None else self.qkv.product(x, self._bias())
+        return fused
 
     def _project_apart(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries of x, keys and values of the context."""
-        weight, bias = self.qkv.weight, self._bias()
+        weight, bias = self.qkv.seen_weight(), self._bias()
+        x, context = self.qkv.seen_input(x), self.qkv.seen_input(context)
         (q,) = project_parts(x, weight, bias, self.head_dim, slice(0, 1))
         k, v = project_parts(context, weight, bias, self.head_dim, slice(1, 3))
         return q, k, v
@@ -200,11 +211,25 @@ class SelfAttention(nn.Module):
         assert self.disentangled is not None and sight.relative is not None
         if store is not None:
             k, v = (t.transpose(1, 2) for t in store.append(k.transpose(1, 2), v.transpose(1, 2)))
-        vectors = self.disentangled.project(sight.relative.table, self.qkv.weight, self._bias())
+        vectors = self.disentangled.project(sight.relative.table, self.qkv.seen_weight(), self._bias())
         with self.peers.apart(self.dropout if self.training else 0.0):
             mixed = self.spread.by_distance(self.disentangled, q, k, v, vectors, sight.relative)
         out: Tensor = self.out(mixed)
         return out
+
+
+def projections(fused: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values out of what a layer's projection gives.
+
+    Args:
+        fused: [B, T, H (q, k, v) E].
+        width: E.
+
+    Returns:
+        Views [B, T, H, E].
+    """
+    q, k, v = fused.view(*fused.shape[:2], -1, 3, width).unbind(3)
+    return q, k, v
 
 
 class CrossAttention(nn.Module):

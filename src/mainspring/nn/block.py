@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,17 @@ def make_norm(config: TransformerConfig, width: int | None = None) -> nn.LayerNo
     if config.norm == "rms":
         return nn.RMSNorm(width, eps=config.norm_eps)
     return nn.LayerNorm(width, eps=config.norm_eps, bias=config.bias)
+
+
+class LayerOutput(NamedTuple):
+    """What a layer gives beside the residual stream."""
+
+    x: Tensor
+    """[B, T, D]."""
+    auxiliary: Tensor | None = None
+    """Losses of its experts, fp32 [2]."""
+    projections: Tensor | None = None
+    """Queries, keys and values of its self-attention before rotation, [B, T, H (q, k, v) E]."""
 
 
 class Block(nn.Module):
@@ -64,7 +76,8 @@ class Block(nn.Module):
         remat: bool = False,
         context: Tensor | None = None,
         valid: Tensor | None = None,
-    ) -> Tensor | tuple[Tensor, Tensor]:
+        expose: bool = False,
+    ) -> Tensor | LayerOutput:
         """Apply the layer.
 
         Args:
@@ -76,17 +89,27 @@ class Block(nn.Module):
             context: what the tokens attend to in place of one another, [B, S, D] (a mask decoder's).
             remat: keep only the inputs for backward and compute the rest again (Chen et al. 2016).
             valid: False at padding, bool [B, T] (None: no padding); matters to a layer with experts.
+            expose: also return what self-attention projects.
 
         Returns:
-            [B, T, D]; of a layer with experts also their auxiliary losses, fp32 [2].
+            [B, T, D]; where there is more to give, with that.
         """
         if remat and torch.is_grad_enabled():
             # Inside the layer, so that a wrapper's hooks (gathering shards) run once, not twice.
-            again: Tensor | tuple[Tensor, Tensor] = checkpoint(
-                self._apply_layer, x, sight, memory, cross_sight, store, context, valid, use_reentrant=False
+            again: Tensor | LayerOutput = checkpoint(
+                self._apply_layer,
+                x,
+                sight,
+                memory,
+                cross_sight,
+                store,
+                context,
+                valid,
+                expose,
+                use_reentrant=False,
             )
             return again
-        return self._apply_layer(x, sight, memory, cross_sight, store, context, valid)
+        return self._apply_layer(x, sight, memory, cross_sight, store, context, valid, expose)
 
     def _apply_layer(
         self,
@@ -97,16 +120,21 @@ class Block(nn.Module):
         store: LayerCache | None,
         context: Tensor | None,
         valid: Tensor | None,
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        x = self._residual(x, self.attention_norm, lambda h: self.attention(h, sight, store, context))
+        expose: bool,
+    ) -> Tensor | LayerOutput:
+        fused: list[Tensor] | None = [] if expose else None
+        attention = self.attention
+        x = self._residual(x, self.attention_norm, lambda h: attention(h, sight, store, context, fused))
+        shown = fused[0] if fused else None
         if self.cross is not None and self.cross_norm is not None:
             assert cross_sight is not None, "a decoder layer beside an encoder needs cross_sight"
             cross = self.cross
             x = self._residual(x, self.cross_norm, lambda h: cross(h, memory, cross_sight, store))
         if not isinstance(self.feed_forward, ExpertFeedForward):
-            return self._residual(x, self.feed_forward_norm, self.feed_forward)
+            x = self._residual(x, self.feed_forward_norm, self.feed_forward)
+            return x if shown is None else LayerOutput(x, None, shown)
         y, auxiliary = self.feed_forward(self.feed_forward_norm(x) if self.pre else x, valid)
-        return self._add(x, self.feed_forward_norm, y), auxiliary
+        return LayerOutput(self._add(x, self.feed_forward_norm, y), auxiliary, shown)
 
     def _residual(self, x: Tensor, norm: nn.Module, layer: Callable[[Tensor], Tensor]) -> Tensor:
         return self._add(x, norm, layer(norm(x) if self.pre else x))

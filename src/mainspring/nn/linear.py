@@ -9,7 +9,7 @@ operator, which it calls.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +23,23 @@ FEWEST_ROWS = 16
 """Rows of the input from which oneDNN is ahead with a transposed matrix too, as gradients need it."""
 
 
+class Narrowing(Protocol):
+    """What a product sees of its operands while a model is trained for narrow number formats."""
+
+    def weight(self, weight: Tensor) -> Tensor:
+        """In place of the weight [out, in], with a gradient for it."""
+        ...
+
+    def input(self, input: Tensor) -> Tensor:
+        """In place of the input [..., in], with a gradient for it."""
+        ...
+
+
 class LinearMap:
     """What a linear layer of any number format offers beside its forward; feed-forwards ask for it."""
+
+    narrowing: Narrowing | None = None
+    """Set while a model is trained for narrow formats; None: operands are seen as they are."""
 
     def product(self, input: Tensor, bias: Tensor | None) -> Tensor:
         """The layer's product with a bias [out] of the caller's: [..., in] -> [..., out]."""
@@ -37,21 +52,30 @@ class LinearMap:
         """
         return None
 
+    def seen_weight(self) -> Tensor:
+        """The weight as products see it, [out, in]."""
+        weight: Tensor = self.weight  # type: ignore[attr-defined]
+        return weight if self.narrowing is None else self.narrowing.weight(weight)
+
+    def seen_input(self, input: Tensor) -> Tensor:
+        """An input as the product sees it."""
+        return input if self.narrowing is None else self.narrowing.input(input)
+
 
 class Linear(nn.Linear, LinearMap):
     """torch's linear layer with `linear` for its product."""
 
     def forward(self, input: Tensor) -> Tensor:
         """input [..., in] -> [..., out]."""
-        return linear(input, self.weight, self.bias)
+        return self.product(input, self.bias)
 
     def product(self, input: Tensor, bias: Tensor | None) -> Tensor:
         """See `LinearMap.product`."""
-        return linear(input, self.weight, bias)
+        return linear(self.seen_input(input), self.seen_weight(), bias)
 
     def activated(self, input: Tensor, activation: str) -> Tensor | None:
         """`linear_activated` of this layer."""
-        if type(self) is not Linear:
+        if type(self) is not Linear or self.narrowing is not None:
             return None
         return linear_activated(input, self.weight, self.bias, activation)
 
@@ -64,7 +88,7 @@ class Closing(Linear):
     def forward(self, input: Tensor) -> Tensor:
         """input [..., in], or what part of its last dimension is here -> [..., out]."""
         bias = None if self.bias is None else self.peers.once(self.bias)
-        return self.peers.leave(linear(input, self.weight, bias))
+        return self.peers.leave(self.product(input, bias))
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

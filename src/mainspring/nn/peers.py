@@ -53,6 +53,10 @@ class Peers(Protocol):
         """From such a region, where each rank has a part of a sum [B, T, D], to the stream."""
         ...
 
+    def total(self, x: Tensor) -> Tensor:
+        """The sum of what each rank has, the same on all; each has the whole gradient."""
+        ...
+
     def share(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Tensors that are the same on all ranks, for use in a region: their gradients are added up."""
         ...
@@ -119,6 +123,10 @@ class Alone:
     def leave(self, y: Tensor) -> Tensor:
         """The same."""
         return y
+
+    def total(self, x: Tensor) -> Tensor:
+        """The same."""
+        return x
 
     def share(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """The same."""

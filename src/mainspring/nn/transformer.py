@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mainspring.data.batch import TokenBatch, lengthened
 from mainspring.errors import UsageError
 from mainspring.nn.attention import Here, Sight, TokenSpread
-from mainspring.nn.block import Block, make_norm
+from mainspring.nn.block import Block, LayerOutput, make_norm
 from mainspring.nn.cache import KVCache
 from mainspring.nn.config import T5Bias, TransformerConfig
 from mainspring.nn.conv import TokenConvolution
@@ -49,6 +49,9 @@ class Output(NamedTuple):
     """Of layers with experts, summed over them: losses of balance and of the gates' normalisers, fp32 [2]."""
     vocabulary: Vocabulary = WHOLE
     """Which tokens the columns of `logits` are."""
+    projections: tuple[Tensor, ...] = ()
+    """Of the layers asked for, queries, keys and values of the heads that are here, before rotation:
+    [B, T, H (q, k, v) E] each (`nn.attention.projections` takes them apart)."""
 
 
 class Transformer(nn.Module):
@@ -101,6 +104,7 @@ class Transformer(nn.Module):
         select: Tensor | None = None,
         states: bool = False,
         columns: Columns = "all",
+        expose: Sequence[int] = (),
         part: Part | None = None,
         carried: Carried | None = None,
     ) -> Output | Carried:
@@ -114,6 +118,7 @@ class Transformer(nn.Module):
             select: bool [B, T]; logits only where it is True, in row-major order.
             states: also return the hidden states of every layer.
             columns: "own" for a loss that does with the logits that are here (`mainspring.nn.vocabulary`).
+            expose: numbers of layers of the single stack, or the decoder, whose projections to return.
             part: which blocks to run (None: all); all other arguments are those of the whole.
             carried: what the part before handed on; None for the first.
 
@@ -122,7 +127,8 @@ class Transformer(nn.Module):
 
         Raises:
             UsageError: the source or cache does not fit the model, or a token or position is out of range; a
-                part is asked for hidden states, or with a cache.
+                part is asked for hidden states or projections, or with a cache; there is no such layer to
+                expose.
         """
         length, more = batch.ids.shape[1], -batch.ids.shape[1] % self.peers.token_parts
         if more:  # rows whose tokens the ranks can share out
@@ -136,9 +142,11 @@ class Transformer(nn.Module):
         depth = 0 if self.encoder is None else len(self.encoder)
         first, stop, last = 0, len(self.layers), True
         if part is not None:
-            if states or cache is not None:
-                raise UsageError("a part of a model gives no hidden states and takes no cache")
+            if states or expose or cache is not None:
+                raise UsageError("a part of a model gives no hidden states or projections and takes no cache")
             first, stop, last = max(part.start - depth, 0), part.stop - depth, part.last
+        if any(not 0 <= layer < len(self.layers) for layer in expose):
+            raise UsageError(f"layers {list(expose)} were asked for; there are 0 to {len(self.layers) - 1}")
         x, memory, before = (None, None, None) if carried is None else carried
         auxiliary = [] if before is None else [before]
         if source is not None and (part is None or part.start < depth):
@@ -166,11 +174,16 @@ class Transformer(nn.Module):
         if x is None:
             x = self.embeddings(batch, shared_positions=facts.shared_positions) if embeds is None else embeds
             x = self.peers.split(x)
-        kept, below = [x], x
+        kept, below, exposed = [x], x, dict[int, Tensor]()
         for i, block in enumerate(islice(self.layers, first, stop), first):
             store = None if cache is None else cache.layers[i]
             below = x
-            x = _apart(block(x, sight, memory, cross_sight, store, self.remat, valid=batch.valid), auxiliary)
+            given = block(
+                x, sight, memory, cross_sight, store, self.remat, valid=batch.valid, expose=i in expose
+            )
+            x = _apart(given, auxiliary)
+            if i in expose:
+                exposed[i] = given.projections[:, :length]
             if i == 0 and self.conv is not None:
                 x = self.peers.split(self.conv(self.peers.join(kept[0]), self.peers.join(x), batch))
             if states:
@@ -185,14 +198,15 @@ class Transformer(nn.Module):
         read = read if select is None else read[select]
         logits: Tensor = self.head(read, self.embeddings.token, columns)
         summary, pair = (None, None) if self.pooler is None else self.pooler(self.spread.first(hidden))
-        given = tuple(self.peers.join(state) for state in kept) if states else None
+        every = tuple(self.peers.join(state) for state in kept) if states else None
         if more:
             logits = logits if select is not None else logits[:, :length]
             hidden = hidden[:, :length]
-            given = None if given is None else tuple(state[:, :length] for state in given)
+            every = None if every is None else tuple(state[:, :length] for state in every)
         here = self.head if columns == "own" else None
         vocabulary = here.vocabulary if isinstance(here, LanguageHead) else WHOLE
-        return Output(logits, hidden, given, summary, pair, _total(auxiliary), vocabulary)
+        shown = tuple(exposed[i] for i in expose)
+        return Output(logits, hidden, every, summary, pair, _total(auxiliary), vocabulary, shown)
 
     def _decode_masks(
         self, batch: TokenBatch, below: Tensor, sight: Sight, auxiliary: list[Tensor]
@@ -375,12 +389,13 @@ class Transformer(nn.Module):
                 declare(table, Initial(config.init_std, config.vocab_size))
 
 
-def _apart(given: Tensor | tuple[Tensor, Tensor], auxiliary: list[Tensor]) -> Tensor:
+def _apart(given: Tensor | LayerOutput, auxiliary: list[Tensor]) -> Tensor:
     """What a layer hands on; its auxiliary losses, if it has such, go into the list."""
     if isinstance(given, Tensor):
         return given
-    auxiliary.append(given[1])
-    return given[0]
+    if given.auxiliary is not None:
+        auxiliary.append(given.auxiliary)
+    return given.x
 
 
 def _look_at_source(queries: TokenBatch, source: TokenBatch | None) -> Sight:

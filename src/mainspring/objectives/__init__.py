@@ -20,6 +20,7 @@ from mainspring.objectives.config import (
     CausalConfig,
     ContrastConfig,
     DenoisingConfig,
+    DistillConfig,
     MaskedConfig,
     MixedConfig,
     ObjectiveConfig,
@@ -34,6 +35,7 @@ from mainspring.objectives.config import (
 )
 from mainspring.objectives.contrast import CrossLingualContrast
 from mainspring.objectives.cross_entropy import smoothed_cross_entropy, summed_cross_entropy
+from mainspring.objectives.distill import Distill, Teacher
 from mainspring.objectives.encoder_decoder import Denoising, Translate
 from mainspring.objectives.generator import GeneratorAndDiscriminator
 from mainspring.objectives.masked import MaskedLM, mask_row
@@ -43,6 +45,7 @@ from mainspring.objectives.prefix import PrefixLM
 from mainspring.objectives.pseudo_masked import PseudoMaskedLM
 from mainspring.objectives.replaced import ReplacedTokens
 from mainspring.objectives.seq2seq import Seq2Seq
+from mainspring.objectives.teaching import TaughtNetwork
 from mainspring.objectives.translation import TranslationLM
 from mainspring.objectives.unicoder import Unicoder
 from mainspring.objectives.unilm import UnilmMixture
@@ -56,6 +59,8 @@ __all__ = [
     "CrossLingualContrast",
     "Denoising",
     "DenoisingConfig",
+    "Distill",
+    "DistillConfig",
     "Evolves",
     "GeneratorAndDiscriminator",
     "Loss",
@@ -76,6 +81,8 @@ __all__ = [
     "Seq2Seq",
     "Seq2SeqConfig",
     "SeveralPasses",
+    "TaughtNetwork",
+    "Teacher",
     "Translate",
     "TranslateConfig",
     "TranslationConfig",

@@ -8,6 +8,7 @@ from mainspring.objectives.config import (
     CausalConfig,
     ContrastConfig,
     DenoisingConfig,
+    DistillConfig,
     MaskedConfig,
     MixedConfig,
     ObjectiveConfig,
@@ -21,6 +22,7 @@ from mainspring.objectives.config import (
     UnilmConfig,
 )
 from mainspring.objectives.contrast import CrossLingualContrast
+from mainspring.objectives.distill import Distill
 from mainspring.objectives.encoder_decoder import Denoising, Translate
 from mainspring.objectives.masked import MaskedLM
 from mainspring.objectives.mixed import Mixed
@@ -63,6 +65,8 @@ def build(config: ObjectiveConfig, vocabulary: Vocabulary) -> Objective:
             return Translate(config, vocabulary)
         case UnicoderConfig():
             return Unicoder(config, vocabulary)
+        case DistillConfig():
+            return Distill(config, vocabulary)
         case MixedConfig():
             text, pairs = (build(part, vocabulary) for part in (config.text, config.pairs))
             return Mixed(config, text, pairs, vocabulary)

@@ -229,6 +229,48 @@ class UnicoderConfig(ReplacementConfig):
     """Weight of hidden tokens in the text of two languages."""
 
 
+Relation = Literal["qq", "qk", "qv", "kq", "kk", "kv", "vq", "vk", "vv"]
+"""Two of a layer's queries, keys and values."""
+
+
+class DistillConfig(Section):
+    """Relate tokens as a trained model does (MiniLM, MiniLMv2), and, if asked, say the same as it."""
+
+    kind: Literal["distill"] = "distill"
+    """Distillation."""
+    teacher: str
+    """A run, a checkpoint or an exported model, with the data's tokenizer."""
+    relations: dict[Relation, float] = {"qq": 1 / 3, "kk": 1 / 3, "vv": 1 / 3}
+    """Weight of each relation: of queries, keys or values with one another (MiniLM: qk = 1 and vv = 1;
+    MiniLMv2: qq, kk and vv alike)."""
+    relation_heads: int | None = Field(None, ge=1)
+    """Heads into which the widths of both are cut (MiniLMv2: 48 for teachers of base size, 64 for large
+    ones; None: the teacher's own, as MiniLM has it)."""
+    teacher_layer: int | None = Field(None, ge=1)
+    """The teacher's layer to learn from, counted from 1 (None: its last; MiniLMv2: 21 of BERT-large, 19 of
+    RoBERTa-large)."""
+    causal: bool = False
+    """Whether a token sees those before it alone (GPT-2); off, all of its text."""
+    begin: bool = True
+    """Whether texts read in both directions get the tokenizer's first token ([CLS]) before them."""
+    hidden_weight: float = Field(0.0, ge=0)
+    """Weight of the mean squared difference of the last hidden states; needs the same d_model."""
+    logits_weight: float = Field(0.0, ge=0)
+    """Weight of the divergence of what is predicted at each token (Hinton et al. 2015)."""
+    temperature: float = Field(1.0, gt=0)
+    """Divides the logits of both."""
+    text_weight: float = Field(0.0, ge=0)
+    """Weight of 1 - cosine of the texts' mean hidden states, which embeddings are made of; needs the same
+    d_model."""
+
+    def model_post_init(self, _context: object) -> None:
+        """Something has to be learnt, and no weight is below 0."""
+        if any(weight < 0 for weight in self.relations.values()):
+            raise ValueError(f"relations = {self.relations}: weights are at least 0")
+        if not any((*self.relations.values(), self.hidden_weight, self.logits_weight, self.text_weight)):
+            raise ValueError("every weight is 0, so nothing would be learnt; give relations a weight")
+
+
 TextConfig = Annotated[
     CausalConfig | MaskedConfig | PseudoMaskedConfig | UnilmConfig | ReplacedConfig | DenoisingConfig,
     Field(discriminator="kind"),
@@ -284,6 +326,7 @@ ObjectiveConfig = Annotated[
     | DenoisingConfig
     | TranslateConfig
     | UnicoderConfig
+    | DistillConfig
     | MixedConfig,
     Field(discriminator="kind"),
 ]
@@ -311,6 +354,8 @@ def predicted_share(config: ObjectiveConfig) -> float:
     match config:
         case PseudoMaskedConfig():
             return min(1.0, 2 * config.rate)
+        case DistillConfig():
+            return 1.0 if config.logits_weight else 0.0
         case MaskedConfig() | UnilmConfig() | ReplacedConfig() | TranslationConfig() | ContrastConfig():
             return config.rate
         case MixedConfig():

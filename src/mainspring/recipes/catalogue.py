@@ -6,9 +6,11 @@ from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 
-from mainspring.config import load_toml
+from mainspring.config import apply_overrides, load_toml, parse, read_toml
 from mainspring.errors import ConfigError, suggest
 from mainspring.train.recipe import Recipe
+from mainspring.train.source import check_source
+from mainspring.train.teacher import FIELD
 
 
 def names() -> list[str]:
@@ -49,3 +51,25 @@ def load(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         ConfigError: there is no such recipe, or it or an override does not fit.
     """
     return load_toml(Recipe, path_of(name_or_path), overrides)
+
+
+def load_student(name_or_path: str | Path, teacher: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe as that of a student: with its distillation, or, in place of another objective, the usual
+    one.
+
+    Args:
+        name_or_path: the recipe.
+        teacher: a run, a checkpoint or an exported model.
+        overrides: dotted, as `load` takes them.
+
+    Raises:
+        ConfigError: there is no such recipe, or it or an override does not fit.
+        UsageError: no model is there to learn from.
+    """
+    check_source(teacher, FIELD)
+    path = path_of(name_or_path)
+    values = read_toml(path)
+    if values.get("objective", {}).get("kind") != "distill":
+        values["objective"] = {"kind": "distill"}
+    values["objective"]["teacher"] = str(teacher)
+    return parse(Recipe, apply_overrides(values, overrides), source=str(path))

@@ -17,6 +17,7 @@ from mainspring.train.checkpoint.manifest import NAME, Manifest
 from mainspring.train.checkpoint.state import MODEL, model_state
 from mainspring.train.run import Run
 from mainspring.train.source import checkpoint_of
+from mainspring.train.teacher import objective_of
 
 
 def consolidate_run(
@@ -53,6 +54,6 @@ def _expected(run: Run, checkpoint: Path) -> dict[str, torch.Size]:
         network = Transformer(resolve(recipe.model, tokenizer.vocab_size))
         model: torch.nn.Module = network
         if not Manifest.read(checkpoint).run.get("imported"):
-            objective = objectives.build(recipe.objective, Vocabulary.of_tokenizer(tokenizer))
+            objective = objective_of(recipe.objective, Vocabulary.of_tokenizer(tokenizer), tokenizer)
             model = objectives.assemble(objective, network)
     return {name.removeprefix(MODEL): tensor.shape for name, tensor in model_state(model).items()}

@@ -14,11 +14,11 @@ from mainspring.errors import DataError
 from mainspring.models import FAMILIES, resolve
 from mainspring.nn.config import TransformerConfig
 from mainspring.objectives import Objective, Vocabulary
-from mainspring.objectives import build as build_objective
 from mainspring.parallel.world import usable_cores
 from mainspring.planner import Machine, Prepared, prepare
 from mainspring.planner.memory import available_memory
 from mainspring.planner.units import duration
+from mainspring.train import teacher
 from mainspring.train.feed import rows_of_run
 from mainspring.train.recipe import Recipe
 from mainspring.train.source import check_source
@@ -113,7 +113,7 @@ def check(recipe: Recipe) -> None:
         UsageError: the message names the field, the numbers and the nearest legal choice.
     """
     data = TokenData.open(recipe.data.path)
-    build_objective(recipe.objective, Vocabulary.of_tokenizer(data.tokenizer))
+    teacher.objective_of(recipe.objective, Vocabulary.of_tokenizer(data.tokenizer), data.tokenizer)
     resolve(recipe.model, data.vocab_size)
     rows_of_run(recipe, data)
     if recipe.train.init_from is not None:
@@ -133,12 +133,14 @@ def check(recipe: Recipe) -> None:
 
 def objective_of(recipe: Recipe, config: TransformerConfig) -> Objective:
     """The recipe's objective for counting: where there is no data yet, over made-up special tokens."""
+    tokenizer = None
     try:
-        tokens = Vocabulary.of_tokenizer(TokenData.open(recipe.data.path).tokenizer)
+        tokenizer = TokenData.open(recipe.data.path).tokenizer
+        tokens = Vocabulary.of_tokenizer(tokenizer)
     except DataError:
         plain = np.zeros(config.vocab_size, bool)
         tokens = Vocabulary(plain, plain, plain, mask=0, first=0, separator=0)
-    return build_objective(recipe.objective, tokens)
+    return teacher.objective_of(recipe.objective, tokens, tokenizer)
 
 
 def vocabulary(recipe: Recipe) -> tuple[int, str]:

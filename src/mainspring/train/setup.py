@@ -25,8 +25,9 @@ from mainspring.train.disk import try_disk
 from mainspring.train.events import DiskTried
 from mainspring.train.recipe import Recipe
 from mainspring.train.source import Weights, read_weights
+from mainspring.train.teacher import objective_of
 
-_COMPARE_ROWS = ("xlco", "unicoder")
+_COMPARE_TOKENS = ("xlco", "unicoder", "distill")
 
 
 @dataclass(frozen=True)
@@ -86,14 +87,15 @@ def prepare(
         UsageError: the recipe cannot be carried out: data, batch, plan or memory do not fit.
         DiskError: the folder of the disk tier has too little room, or is of no use.
     """
-    if recipe.plan.sequence > 1 and recipe.objective.kind in _COMPARE_ROWS:
+    if recipe.plan.sequence > 1 and recipe.objective.kind in _COMPARE_TOKENS:
         raise PlanError(
-            f"objective.kind = {recipe.objective.kind!r} compares whole rows by their first tokens, and "
-            f"plan.sequence = {recipe.plan.sequence} cuts rows; set plan.sequence = 1"
+            f"objective.kind = {recipe.objective.kind!r} compares rows, or tokens of a row, with one "
+            f"another, and plan.sequence = {recipe.plan.sequence} cuts rows; set plan.sequence = 1"
         )
     data = TokenData.open(recipe.data.path)
     config = models.resolve(recipe.model, data.vocab_size)
-    objective = objectives.build(recipe.objective, Vocabulary.of_tokenizer(data.tokenizer))
+    vocabulary = Vocabulary.of_tokenizer(data.tokenizer)
+    objective = objective_of(recipe.objective, vocabulary, data.tokenizer)
     _check_stages(recipe, config, objective)
     machine = machine or _measure(recipe, world)
     batch, estimate = planner.prepare(

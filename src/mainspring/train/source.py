@@ -28,6 +28,8 @@ class Weights(NamedTuple):
     """Its tensors, on the CPU."""
     tokenizer_hash: str | None
     """Of the tokenizer beside them, if there is one."""
+    family: str
+    """Name of the model's family."""
 
 
 def checkpoint_of(path: str | Path) -> tuple[Run, Path]:
@@ -53,8 +55,8 @@ def checkpoint_of(path: str | Path) -> tuple[Run, Path]:
     )
 
 
-def check_source(path: str | Path) -> None:
-    """Refuse early what `read_weights` would refuse.
+def check_source(path: str | Path, field: str = "train.init_from") -> None:
+    """Refuse early what `read_weights` would refuse, in the name of a recipe's field.
 
     Raises:
         UsageError: neither a run, a checkpoint nor an exported model is there.
@@ -64,26 +66,27 @@ def check_source(path: str | Path) -> None:
             checkpoint_of(path)
         except UsageError as error:
             raise UsageError(
-                f"train.init_from: {error}, nor a model ({LOOKED_FOR}). A model on the hub comes in with "
-                "mainspring import OWNER/NAME --to RUN, and train.init_from = RUN"
+                f"{field}: {error}, nor a model ({LOOKED_FOR}). A model on the hub comes in with "
+                f"mainspring import OWNER/NAME --to RUN, and {field} = RUN"
             ) from error
 
 
-def read_weights(path: str | Path) -> Weights:
-    """Read the network of a run, a checkpoint or an exported model.
+def read_weights(path: str | Path, field: str = "train.init_from") -> Weights:
+    """Read the network of a run, a checkpoint or an exported model, in the name of a recipe's field.
 
     Raises:
         UsageError: none of them is there, or it cannot be read.
     """
-    check_source(path)
+    check_source(path, field)
     place = Path(path)
     if layout_of(place) is not None:
         found = import_model(place, allow_missing=True)
         beside = (place / "tokenizer.json").is_file()
         hashed = Tokenizer.load(place).hash if beside else None
-        return Weights(place, found.config, found.state, hashed)
+        return Weights(place, found.config, found.state, hashed, found.family)
     run, checkpoint = checkpoint_of(place)
     recipe, tokenizer = run.read_recipe(), Tokenizer.load(run.tokenizer)
     objective = build(recipe.objective, Vocabulary.of_tokenizer(tokenizer))
     state = network_state(objective, load_model_state(checkpoint))
-    return Weights(checkpoint, resolve(recipe.model, tokenizer.vocab_size), state, tokenizer.hash)
+    config = resolve(recipe.model, tokenizer.vocab_size)
+    return Weights(checkpoint, config, state, tokenizer.hash, recipe.model.family)

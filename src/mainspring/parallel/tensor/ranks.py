@@ -41,6 +41,10 @@ class Ranks:
         """From a region to the stream."""
         return _apply(operators.Scatter if self.token_parts > 1 else operators.Total, self.line, y)
 
+    def total(self, x: Tensor) -> Tensor:
+        """The sum over ranks."""
+        return _apply(operators.Total, self.line, x)
+
     def share(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """The same tensors; their gradients are added up over ranks."""
         shared: tuple[Tensor, ...] = operators.Share.apply(self.line, *tensors)  # type: ignore[no-untyped-call]
