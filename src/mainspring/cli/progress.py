@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import Self
 
 from rich.console import Console
@@ -70,6 +71,10 @@ class ProgressSink:
             self._step(event)
         elif isinstance(event, events.StepSkipped):
             self._say(f"step {event.step} left out ({event.skipped} so far): {event.reason}", "yellow")
+        elif isinstance(event, events.Narrowed):
+            counts = sorted(Counter(event.bits.values()).items(), reverse=True)
+            told = ", ".join(f"{layers} at {bits} bits" for bits, layers in counts if bits)
+            self._say(f"step {event.step}: layers narrowed{': ' + told if told else ''}", "dim")
         elif isinstance(event, events.CheckpointSaved):
             self._say(f"step {event.step}: checkpoint saved and verified: {event.path}", "dim")
         elif isinstance(event, events.Evaluated):

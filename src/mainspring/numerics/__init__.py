@@ -4,6 +4,7 @@ from mainspring.numerics.elements import FloatElement
 from mainspring.numerics.encoded import Encoded
 from mainspring.numerics.format import Format
 from mainspring.numerics.integers import Integers
+from mainspring.numerics.mixture import in_bits
 from mainspring.numerics.msfp import Msfp
 from mainspring.numerics.mx import Mx
 from mainspring.numerics.names import FORMATS, format_named
@@ -20,5 +21,6 @@ __all__ = [
     "Mx",
     "Rounding",
     "format_named",
+    "in_bits",
     "straight_through",
 ]

@@ -120,6 +120,14 @@ class StepSkipped(Event):
 
 
 @dataclass(frozen=True)
+class Narrowed(Event):
+    """What products see of the weights has changed."""
+
+    bits: dict[str, int]
+    """Of each layer's weights; 0 where a format says it."""
+
+
+@dataclass(frozen=True)
 class CheckpointSaved(Event):
     """A checkpoint of `step` is complete and verified."""
 

@@ -18,6 +18,7 @@ from mainspring.objectives.config import CausalConfig, ObjectiveConfig
 from mainspring.optim.config import OptimConfig
 from mainspring.parallel.plan import Plan
 from mainspring.parallel.precision import Precision
+from mainspring.train.narrow.config import NarrowConfig
 
 
 class TrainConfig(Section):
@@ -71,6 +72,8 @@ class Recipe(Section):
     """Optimizer and learning-rate schedule."""
     plan: Plan = Plan()
     """Spread over ranks."""
+    narrow: NarrowConfig | None = None
+    """Training for narrow number formats (None: products see weights as they are)."""
     train: TrainConfig
     """Length, batch, precision and records."""
 

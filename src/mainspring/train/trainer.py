@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 import mainspring
 from mainspring import optim, parallel
@@ -25,6 +26,8 @@ from mainspring.planner import Estimate, Machine
 from mainspring.train import checkpoint, events, holdout, nonfinite, resume
 from mainspring.train.feed import Feed
 from mainspring.train.memory import peak_memory
+from mainspring.train.narrow import MixtureTraining, Narrow
+from mainspring.train.narrow.measure import layer_eigenvalues
 from mainspring.train.process import age
 from mainspring.train.recipe import Recipe
 from mainspring.train.run import Run
@@ -81,6 +84,7 @@ class Trainer:
         self.setup: Setup | None = None
         """Model, optimizer and data, once `fit` has built them."""
         self._given = recipe
+        self._narrow: Narrow | None = None
         self._sinks: list[events.Sink] = list(sinks) if world.is_main else []
         self._files: list[JsonLines | TensorBoard] = []
         self._machine = machine
@@ -120,6 +124,9 @@ class Trainer:
                     planned=self._planned,
                     tried=self._tell,
                 )
+                if self.recipe.narrow is not None:
+                    plan, seed = self.recipe.plan, self.recipe.train.seed
+                    self._narrow = Narrow(self.recipe.narrow, setup.model, plan, seed)
                 if before:
                     self._resume(setup, saver, before)
                 self._begin(setup, resumed=before is not None)
@@ -153,6 +160,8 @@ class Trainer:
         scaler = parallel.loss_scaler(setup.model)
         if scaler is not None and content.run.get("loss_scale"):
             scaler.restore(content.run["loss_scale"])
+        if self._narrow is not None:
+            self._narrow.restore(content.run.get("narrow") or {})
 
     def _begin(self, setup: Setup, resumed: bool) -> None:
         if self.world.is_main:
@@ -216,11 +225,12 @@ class Trainer:
         """One optimizer step, reported."""
         began = time.perf_counter()
         train, optimizer = self.recipe.train, setup.optimizer
+        micro_batches = feed.micro_batches(self._step)
+        self._narrow_weights(setup, micro_batches)
         # Chance inside the model is a function of the step too, so a checkpoint needs no generator states.
         # Ranks of a tensor group, which are consecutive, have the same.
         chance = self.world.rank // self.recipe.plan.tensor
         torch.manual_seed(stable_seed(train.seed, "step", self._step, chance))
-        micro_batches = feed.micro_batches(self._step)
         outcome = step.gradients(micro_batches, lambda: stop.received is not None)
         rate = optim.lr(self._step, train.steps, self.recipe.optim)
         overflow = self._overflow(setup)
@@ -241,6 +251,21 @@ class Trainer:
             self._loss = outcome.loss
             self._report(setup, outcome, rate, time.perf_counter() - began)
         return outcome
+
+    def _narrow_weights(self, setup: Setup, micro_batches: Sequence[Any]) -> None:
+        """Set what products see of the weights in the step that is next, if the recipe narrows them."""
+        narrow = self._narrow
+        if narrow is None:
+            return
+
+        def measure(layers: Mapping[str, nn.Module]) -> dict[str, float]:
+            assert isinstance(narrow.config, MixtureTraining)
+            return layer_eigenvalues(
+                setup, narrow.config, layers, micro_batches, self._step, self.world.device
+            )
+
+        if narrow.begin(self._step, measure):
+            self._tell(events.Narrowed(self._step, narrow.bits))
 
     def _report(self, setup: Setup, outcome: Outcome, rate: float, seconds: float) -> None:
         train = self.recipe.train
@@ -322,6 +347,7 @@ class Trainer:
             "micro_rows": setup.batch.micro_rows,
             "skipped": self._skipped,
             "loss_scale": None if scaler is None else scaler.state(),
+            "narrow": None if self._narrow is None else self._narrow.state(),
             "random": "seeded for each step from (seed, step, rank without the tensor axis)",
             "libraries": {
                 "mainspring": mainspring.__version__,
