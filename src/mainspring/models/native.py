@@ -15,9 +15,11 @@ from mainspring.config import parse
 from mainspring.errors import WeightsError, suggest
 from mainspring.models.files import read_json, read_weights, write_json, write_weights
 from mainspring.models.hub import Imported
+from mainspring.models.narrow import described, stored, taken_out
 from mainspring.models.registry import FAMILIES, ModelConfig
 from mainspring.models.weights import expected_shapes, refuse_differences
 from mainspring.nn.config import TransformerConfig
+from mainspring.numerics import Encoded, Format
 from mainspring.text.tokenizer import Tokenizer
 
 SETTINGS = "mainspring.json"
@@ -31,6 +33,9 @@ def export_native(
     out_dir: str | Path,
     *,
     shard_bytes: int = 5 * 10**9,
+    encoded: Mapping[str, Encoded] | None = None,
+    formats: Mapping[str, str] | None = None,
+    notes: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a model by our own names; `mainspring.json` is written last.
 
@@ -41,6 +46,9 @@ def export_native(
         tokenizer_json: the tokenizer to put beside it, if any.
         out_dir: folder, made where absent.
         shard_bytes: size beyond which weights are spread over several files.
+        encoded: parameters whose bytes in a narrow format are stored in place of their values.
+        formats: names of their formats.
+        notes: more for `mainspring.json`.
 
     Returns:
         The folder.
@@ -53,8 +61,16 @@ def export_native(
     out.mkdir(parents=True, exist_ok=True)
     if tokenizer_json is not None:
         Tokenizer.load(tokenizer_json).save(out / "tokenizer.json")
-    write_weights({n: t.detach().cpu().contiguous() for n, t in state.items()}, out, shard_bytes)
-    settings = {"family": model.family, "config": config.model_dump(mode="json", exclude_none=True)}
+    narrow = encoded or {}
+    tensors = stored(state, narrow)
+    write_weights({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, out, shard_bytes)
+    settings: dict[str, Any] = {
+        "family": model.family,
+        "config": config.model_dump(mode="json", exclude_none=True),
+    }
+    if narrow:
+        settings["encoded"] = described(narrow, formats or {})
+    settings |= notes or {}
     write_json(out / SETTINGS, settings)
     return out
 
@@ -74,5 +90,18 @@ def import_native(path: str | Path) -> Imported:
         raise WeightsError(f"{folder / SETTINGS}: no family {family!r}; {suggest(family, FAMILIES)}")
     config = parse(TransformerConfig, settings.get("config", {}), source=str(folder / SETTINGS))
     state = read_weights(folder)
+    for name, (one, form) in taken_out(state, settings.get("encoded", {}), str(folder)).items():
+        state[name] = form.decode(one)
     refuse_differences(state, expected_shapes(config), f"{folder}: the weights do not fit the model")
     return Imported(family, config, state)
+
+
+def read_encoded(path: str | Path) -> dict[str, tuple[Encoded, Format]]:
+    """The bytes and formats of the parameters of a model that are stored in narrow formats.
+
+    Raises:
+        WeightsError: the folder has no `mainspring.json`, or a file is damaged.
+    """
+    folder = Path(path)
+    said = read_json(folder / SETTINGS).get("encoded", {})
+    return taken_out(read_weights(folder), said, str(folder)) if said else {}

@@ -53,8 +53,8 @@ class Format(ABC):
             generator: of stochastic rounding.
         """
         boxes = self._boxes(x, dim)
-        scales = self._scales(boxes)
-        return self._rows(self._values(self._codes(boxes, scales, rounding, generator), scales), x, dim)
+        scales = self.scales(boxes)
+        return self._rows(self.values(self.codes(boxes, scales, rounding, generator), scales), x, dim)
 
     def encode(
         self,
@@ -65,9 +65,20 @@ class Format(ABC):
     ) -> Encoded:
         """x in bytes; `decode` gives what `quantize` gives."""
         boxes = self._boxes(x, dim)
-        scales = self._scales(boxes)
-        codes = self._codes(boxes, scales, rounding, generator)
+        scales = self.scales(boxes)
+        codes = self.codes(boxes, scales, rounding, generator)
         return Encoded(pack_bits(codes.flatten(), self.element_bits), scales.flatten(), x.shape, dim % x.ndim)
+
+    def join(self, codes: Tensor, scales: Tensor) -> Encoded:
+        """Bytes of a matrix whose codes and scales were chosen in some other way than `encode` does.
+
+        Args:
+            codes: uint8 [rows, columns], of boxes along rows.
+            scales: [rows, boxes of a row].
+        """
+        width = self._width(codes.shape[1])
+        padded = torch.nn.functional.pad(codes, (0, -codes.shape[1] % width))
+        return Encoded(pack_bits(padded.flatten(), self.element_bits), scales.flatten(), codes.shape, 1)
 
     def decode(self, encoded: Encoded, dtype: torch.dtype = torch.float32) -> Tensor:
         """The values of what `encode` made."""
@@ -75,20 +86,30 @@ class Format(ABC):
         scales = encoded.scales[:, None]
         width = self._width(encoded.shape[encoded.dim])
         codes = unpack_bits(encoded.codes, self.element_bits, len(scales) * width).view(len(scales), width)
-        return self._rows(self._values(codes, scales), like, encoded.dim)
+        return self._rows(self.values(codes, scales), like, encoded.dim)
+
+    def fits(self, encoded: Encoded) -> bool:
+        """Whether its bytes are as many as its shape takes."""
+        if not 0 <= encoded.dim < len(encoded.shape):
+            return False
+        length = encoded.shape[encoded.dim]
+        width = self._width(length)
+        boxes = encoded.shape.numel() // max(length, 1) * -(-length // width)
+        codes = -(-boxes * width * self.element_bits // 8)
+        return encoded.codes.numel() == codes and encoded.scales.numel() == boxes
 
     @abstractmethod
-    def _scales(self, boxes: Tensor) -> Tensor:
-        """What boxes share: fp32 [N, W] -> [N, 1]."""
+    def scales(self, boxes: Tensor) -> Tensor:
+        """What boxes share: fp32 [N, W] -> [N, 1], uint8 or fp32."""
 
     @abstractmethod
-    def _codes(
+    def codes(
         self, boxes: Tensor, scales: Tensor, rounding: Rounding, generator: torch.Generator | None
     ) -> Tensor:
-        """Elements' codes: uint8 [N, W]."""
+        """Elements' codes under given scales: fp32 [N, W], [N, 1] -> uint8 [N, W]; the code of 0 is 0."""
 
     @abstractmethod
-    def _values(self, codes: Tensor, scales: Tensor) -> Tensor:
+    def values(self, codes: Tensor, scales: Tensor) -> Tensor:
         """What codes say: fp32 [N, W]."""
 
     def _width(self, length: int) -> int:

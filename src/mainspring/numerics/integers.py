@@ -32,17 +32,17 @@ class Integers(Format):
         self.element_bits = bits
         self.largest = (1 << (bits - 1)) - 1
 
-    def _scales(self, boxes: Tensor) -> Tensor:
+    def scales(self, boxes: Tensor) -> Tensor:
         scale = boxes.abs().amax(-1, keepdim=True) / self.largest
         return torch.where(boxes.isfinite().all(-1, keepdim=True), scale, torch.nan)
 
-    def _codes(
+    def codes(
         self, boxes: Tensor, scales: Tensor, rounding: Rounding, generator: torch.Generator | None
     ) -> Tensor:
         steps = torch.where(scales > 0, boxes.abs() / scales, 0.0)
         size = round_to_integer(steps, rounding, generator).clamp(max=self.largest)
         return (size.copysign(boxes).int() & ((1 << self.element_bits) - 1)).to(torch.uint8)
 
-    def _values(self, codes: Tensor, scales: Tensor) -> Tensor:
+    def values(self, codes: Tensor, scales: Tensor) -> Tensor:
         sign = 1 << (self.element_bits - 1)
         return ((codes.int() ^ sign) - sign).float() * scales

@@ -49,7 +49,7 @@ class Msfp(Format):
         self.magnitude_bits = total_bits - 9
         self.element_bits = 1 + self.magnitude_bits
 
-    def _scales(self, boxes: Tensor) -> Tensor:
+    def scales(self, boxes: Tensor) -> Tensor:
         bad = poisoned(boxes)
         boxes = flush(tame(boxes))
         exponent = largest_exponent(boxes)
@@ -61,7 +61,7 @@ class Msfp(Format):
         code = torch.where((boxes == 0).all(-1, keepdim=True), 0, exponent + BIAS)
         return torch.where(bad, POISONED, code).to(torch.uint8)
 
-    def _codes(
+    def codes(
         self, boxes: Tensor, scales: Tensor, rounding: Rounding, generator: torch.Generator | None
     ) -> Tensor:
         boxes = flush(tame(boxes))
@@ -71,7 +71,7 @@ class Msfp(Format):
         codes: Tensor = (size + torch.signbit(boxes) * 2**self.magnitude_bits).to(torch.uint8)
         return codes
 
-    def _values(self, codes: Tensor, scales: Tensor) -> Tensor:
+    def values(self, codes: Tensor, scales: Tensor) -> Tensor:
         size = (codes & (2**self.magnitude_bits - 1)).float()
         size = scaled(size, scales.int() - BIAS - self.magnitude_bits + 1)
         size = torch.where(scales == POISONED, torch.nan, size)

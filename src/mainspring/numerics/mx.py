@@ -43,14 +43,14 @@ class Mx(Format):
         self.box = box
         self.element_bits = 8 if element is None else element.bits
 
-    def _scales(self, boxes: Tensor) -> Tensor:
+    def scales(self, boxes: Tensor) -> Tensor:
         bad = poisoned(boxes)
         boxes = flush(tame(boxes))
         exponent = largest_exponent(boxes) - (0 if self.element is None else self.element.largest_exponent)
         code = torch.where((boxes == 0).all(-1, keepdim=True), 0, (exponent + BIAS).clamp(0, POISONED - 1))
         return torch.where(bad, POISONED, code).to(torch.uint8)
 
-    def _codes(
+    def codes(
         self, boxes: Tensor, scales: Tensor, rounding: Rounding, generator: torch.Generator | None
     ) -> Tensor:
         boxes = scaled(flush(tame(boxes)), BIAS - scales.int())
@@ -59,7 +59,7 @@ class Mx(Format):
         size = round_to_integer(boxes.abs() * 2**INTEGER_FRACTION, rounding, generator).clamp(max=127)
         return size.copysign(boxes).to(torch.int8).view(torch.uint8)
 
-    def _values(self, codes: Tensor, scales: Tensor) -> Tensor:
+    def values(self, codes: Tensor, scales: Tensor) -> Tensor:
         if self.element is None:
             values = codes.view(torch.int8).float() / 2**INTEGER_FRACTION
         else:
