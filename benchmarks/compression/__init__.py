@@ -1,0 +1,1 @@
+"""Parts of the benchmark of compression: texts, the student, quality and time."""
