@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.compatibility import compatibility
+from tools.onnx_operators import onnx_operators
 from tools.tables import table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,6 +27,7 @@ def pages() -> dict[Path, str]:
         ROOT / "docs/reference/cli.md": commands(),
         ROOT / "docs/reference/config.md": configuration(),
         ROOT / "docs/reference/compatibility.md": NOTICE + compatibility(),
+        ROOT / "docs/reference/onnx-operators.md": NOTICE + onnx_operators(),
         ROOT / "docs/benchmarks.md": benchmarks(),
         ROOT / "docs/images/pipeline-schedules.svg": schedules(),
     }
@@ -94,11 +96,15 @@ def configuration() -> str:
     """Every section and field of a recipe, from its JSON schema."""
     from mainspring.config import json_schema
     from mainspring.train import Recipe
+    from mainspring.train.graph import GraphRecipe
 
-    schema = json_schema(Recipe)
     parts = [NOTICE, "# Configuration\n\nA recipe is one tree of sections; write it as TOML or in Python.\n"]
-    parts.append(_section("Recipe", schema))
-    for name, section in sorted(schema.get("$defs", {}).items()):
+    sections: dict[str, Any] = {}
+    for title, recipe in (("Recipe", Recipe), ("GraphRecipe", GraphRecipe)):
+        schema = json_schema(recipe)
+        parts.append(_section(title, schema))
+        sections |= schema.get("$defs", {})
+    for name, section in sorted(sections.items()):
         if "properties" in section:
             parts.append(_section(name, section))
     return "".join(parts)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mainspring.cli.console import out
+
+if TYPE_CHECKING:
+    from mainspring.models import exchange
 
 
 class Layout(StrEnum):
@@ -17,6 +20,7 @@ class Layout(StrEnum):
     hf = "hf"
     megatron = "megatron"
     safetensors = "safetensors"
+    onnx = "onnx"
 
 
 class QkvVersion(StrEnum):
@@ -38,23 +42,42 @@ def export(
         typer.Option(
             "--format",
             help="hf: config.json, safetensors and tokenizer, as transformers loads them. megatron: a share "
-            "for each tensor-parallel rank, for models of GPT-2's shape. safetensors: by our own names.",
+            "for each tensor-parallel rank, for models of GPT-2's shape. safetensors: by our own names. "
+            "onnx: a graph for other runtimes; of a run that trained a graph, that graph.",
         ),
     ] = Layout.hf,
     ranks: Annotated[int, typer.Option(min=1, help="Tensor-parallel ranks (megatron).")] = 1,
     qkv_version: Annotated[
         QkvVersion, typer.Option(help="Megatron's checkpoint version, which orders the rows of qkv.")
     ] = QkvVersion.v2,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Matrices as int8 with a scale for each channel (onnx).")
+    ] = False,
 ) -> None:
     """Write a run's newest checkpoint for other programs.
 
     mainspring export runs/quickstart --to models/quickstart
 
     mainspring export runs/gpt2 --to models/shares --format megatron --ranks 4
-    """
-    from mainspring.recipes.exchange import export_run
 
-    export_run(path, to, layout.value, ranks=ranks, version=qkv_version.value)
+    mainspring export runs/gpt2 --to models/graph --format onnx
+    """
+    from mainspring.errors import UsageError
+    from mainspring.recipes.exchange import export_run
+    from mainspring.recipes.graphs import export_graph
+
+    if int8 and layout is not Layout.onnx:
+        raise UsageError(f"--int8 goes with --format onnx, not {layout.value}")
+    if layout is Layout.onnx:
+        for file in export_graph(path, to, int8=int8):
+            out().print(str(file), markup=False)
+        return
+    others: dict[Layout, exchange.Layout] = {
+        Layout.hf: "hf",
+        Layout.megatron: "megatron",
+        Layout.safetensors: "safetensors",
+    }
+    export_run(path, to, others[layout], ranks=ranks, version=qkv_version.value)
     out().print(str(to), markup=False)
 
 

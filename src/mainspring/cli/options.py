@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,6 +12,18 @@ RecipeName = Annotated[
     typer.Argument(
         metavar="RECIPE", help="A recipe's name, a TOML file, or a run directory.", show_default=False
     ),
+]
+RecipeOrNone = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A recipe's name, a TOML file, or a run directory; may be left out with --model.",
+        show_default=False,
+    ),
+]
+OnnxFile = Annotated[
+    Path | None,
+    typer.Option("--model", help="Train this ONNX graph, from whatever framework.", show_default=False),
 ]
 Overrides = Annotated[
     list[str] | None,

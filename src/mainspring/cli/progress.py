@@ -96,7 +96,7 @@ class ProgressSink:
         self._say(
             f"{event.name}: {amount(event.parameters)} parameters on {event.world} "
             f"{event.device} rank{'s' * (event.world > 1)}, {event.precision}, "
-            f"{event.tokens:,} tokens a step ({event.rows} rows; each rank {how})"
+            f"{event.tokens:,} {event.unit} a step ({event.rows} rows; each rank {how})"
         )
         if event.resumed:
             self._say(f"resumed after step {event.step} of {event.steps}")
@@ -108,10 +108,9 @@ class ProgressSink:
     def _step(self, event: events.StepDone) -> None:
         steps = self.started.steps if self.started is not None else event.step
         now = f"step {event.step}/{steps}  loss {event.loss:.3f}"
-        rest = (
-            f"{amount(event.tokens_per_second)} tokens/s  MFU {event.mfu:.0%}  "
-            f"ETA {duration(event.eta_seconds)}"
-        )
+        unit = self.started.unit if self.started is not None else "tokens"
+        mfu = f"  MFU {event.mfu:.0%}" if event.mfu else ""
+        rest = f"{amount(event.tokens_per_second)} {unit}/s{mfu}  ETA {duration(event.eta_seconds)}"
         if self._task is not None:
             self._bar.update(self._task, completed=event.step, now=now, rest=rest)
             return

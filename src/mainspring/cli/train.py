@@ -11,7 +11,7 @@ import typer
 
 from mainspring.cli.console import err
 from mainspring.cli.errors import SIGNALLED
-from mainspring.cli.options import Overrides, RecipeName
+from mainspring.cli.options import OnnxFile, Overrides, RecipeOrNone
 from mainspring.errors import UsageError
 
 if TYPE_CHECKING:
@@ -50,8 +50,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 
 
 def train(
-    recipe: RecipeName,
+    recipe: RecipeOrNone = None,
     overrides: Overrides = None,
+    model: OnnxFile = None,
     out: Out = None,
     nproc: Nproc = None,
     init_from: InitFrom = None,
@@ -63,12 +64,31 @@ def train(
 
     mainspring train gpt2-tiny data.path=runs/quickstart/data train.steps=50
 
+    mainspring train --model digits.onnx data.path=digits.npz loss.kind=cross_entropy train.steps=200
+    train.batch_rows=64
+
+    The second line trains an ONNX graph from any framework and writes it back with its new weights.
+
     Ctrl-C or SIGTERM: the step under way is finished and saved, then the run ends (exit code 130 or 143).
     Under torchrun, on one machine or on several, each process is a rank of the run.
     """
+    from mainspring.cli.train_graph import train_graph
     from mainspring.recipes import load
+    from mainspring.train.graph.recipe import is_graph_recipe
     from mainspring.train.run import Run
 
+    words = [
+        *([recipe] if recipe is not None and model is not None and "=" in recipe else []),
+        *(overrides or ()),
+    ]
+    recipe = None if recipe in words else recipe
+    if model is not None or (recipe is not None and is_graph_recipe(recipe)):
+        if init_from is not None:
+            raise UsageError("--from begins with other weights of a transformer; a graph brings its own")
+        train_graph(recipe, words, model, to=out, nproc=nproc, resume=resume, fresh=fresh, quiet=quiet)
+        return
+    if recipe is None:
+        raise UsageError("name a recipe, a TOML file or a run directory, or a graph with --model graph.onnx")
     asked = load(recipe, [*(overrides or ()), *given(nproc, init_from)])
     named = Path(recipe)
     run = Run(out or (named if (named / "recipe.toml").is_file() else Path("runs") / asked.name))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from mainspring.train.recipe import Recipe
+from mainspring.config import Section
 
 
-def differences(before: Recipe, now: Recipe) -> list[tuple[str, str, str]]:
-    """Fields that differ, as (dotted field, value before, value now); values as TOML-like words, "nothing"
-    for none."""
+def differences(before: Section, now: Section) -> list[tuple[str, str, str]]:
+    """Fields that differ between two of one kind, as (dotted field, value before, value now); values as
+    TOML-like words, "nothing" for none."""
     old, new = _flat(before.model_dump(mode="json")), _flat(now.model_dump(mode="json"))
     return [
         (field, _words(old.get(field)), _words(new.get(field)))

@@ -74,6 +74,8 @@ class RunStarted(Event):
     """Of forward and backward."""
     peak_flops: float
     """Measured peak of all ranks together, per second."""
+    unit: str = "tokens"
+    """What `tokens` counts: "rows", where what is read has no tokens."""
 
 
 @dataclass(frozen=True)
