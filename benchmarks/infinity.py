@@ -6,7 +6,8 @@ Every run is a process of its own with one thread (`benchmarks.offloading.run`) 
 tokens, so that traffic counts and arithmetic does not hide it; in bf16 where the processor multiplies that,
 else in fp32. The bound is the bytes that the step moves over the rates that the same folder gives in the same
 round (`parallel.disk.preflight`: reads and writes of large aligned blocks). DeepSpeed's offload to NVMe runs
-from an environment of its own, on the same folder.
+from an environment of its own, on the same folder. Where there is a GPU, `benchmarks.offloading.gpu` adds the
+largest model and tokens a second on it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Bar, finish, interleave, median, options, resume
+from benchmarks.harness import Bar, finish, interleave, median, multiplies_bf16, options, resume
 from benchmarks.zero import ENVIRONMENT
 
 LIMIT = 512 * 2**20
@@ -101,17 +102,26 @@ def once(name: str, run: Callable[[], dict[str, Any] | None]) -> list[dict[str, 
     return [] if found is None else [found]
 
 
+def gpu_rows(folder: str, deepspeed: Path) -> list[dict[str, Any]]:
+    """Of one GPU, where there is one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    from benchmarks.offloading import gpu
+
+    return gpu.rows(folder, deepspeed, largest)
+
+
 def main() -> int:
     """Run all and write the result."""
-    from mainspring.planner.processor import fast_instructions
-
     python = ENVIRONMENT
     if "--deepspeed" in sys.argv:
         at = sys.argv.index("--deepspeed")
         python = Path(sys.argv[at + 1])
         del sys.argv[at : at + 2]
     arguments = options((__doc__ or "").splitlines()[0], parts=True)
-    precision = "bf16" if {"avx512_bf16", "amx_bf16"} & set(fast_instructions()) else "fp32"
+    precision = "bf16" if multiplies_bf16() else "fp32"
     layers, steps, rounds = (8, 3, 1) if arguments.quick else (32, 5, 5)
     limit, most = (192 * 2**20, 16) if arguments.quick else (LIMIT, 160)
     peers = (PEER,) if python.exists() and not arguments.quick else ()
@@ -140,6 +150,7 @@ def main() -> int:
                 return ran[0] if ran else None
 
             sizes[where] = largest(trial_of, most)
+        on_gpu = gpu_rows(folder, python) if not arguments.quick else []
     in_memory = median([one["seconds"] for one in found["memory"]])
     fractions, alone = [], []
     for one in found["disk"]:
@@ -169,6 +180,7 @@ def main() -> int:
     rows += [
         {"run": f"largest, {where}", "limit_mib": limit // 2**20, **size} for where, size in sizes.items()
     ]
+    rows += on_gpu
     bars = [
         Bar("share of the step time that the disk's bandwidth allows", median(fractions), ALLOWED),
         Bar(

@@ -247,8 +247,9 @@ def main() -> int:
     arguments = harness.options(__doc__ or "", parts=True)
     rows: list[dict[str, Any]] = []
     bars: list[harness.Bar] = []
+    native = harness.multiplies_bf16()
     for ranks in (2,) if arguments.quick else (2, 4):
-        for precision in ("fp32",) if arguments.quick else ("fp32", "bf16"):
+        for precision in ("fp32", "bf16") if native and not arguments.quick else ("fp32",):
             label = f"{ranks} ranks, {precision}"
             part = harness.resume(
                 arguments.parts, label, partial(timed, ranks, precision, 3 if arguments.quick else 5)
@@ -275,6 +276,8 @@ def main() -> int:
         f"(predictions nearer than {TIE:g} are a tie).",
         "4 ranks of one thread share 2 cores; the calibration has as many ranks.",
     ]
+    if not native:
+        notes.append("bf16 is emulated on this processor and left out.")
     return harness.finish(
         "planner",
         title="The planner: predicted and measured",

@@ -13,7 +13,7 @@ def test_measured_in_little_time_and_leaves_threads_as_they_were():
     threads = torch.get_num_threads()
     start = time.process_time()
     machine = Machine.measure(1, ranks=2)
-    assert time.process_time() - start < 3  # of both cores together
+    assert time.process_time() - start < 8  # of both cores together; bf16 may be emulated, and cores shared
     assert torch.get_num_threads() == threads
     assert 1e9 < machine.flops_fp32 < 1e14 and 1e8 < machine.flops_bf16 < 1e14
     assert 1e8 < machine.memory_bandwidth < 1e13 and 1e7 < machine.link_bandwidth < 1e12

@@ -56,7 +56,7 @@ class Machine(Section):
 
     @classmethod
     def measure(cls, threads: int = 0, *, ranks: int = 1, device: str = "cpu") -> Machine:
-        """Measure this machine in this process, in under 1.5 s on a CPU.
+        """Measure this machine in this process, in about 1.5 s on a CPU (twice that where bf16 is emulated).
 
         Args:
             threads: compute threads of a rank; 0 shares the cores evenly.

@@ -117,8 +117,9 @@ class Lent:
             part.piece.data = masters[part.here]
             if gradient is not None:
                 part.piece.grad_dtype = None
-                own = gradient[part.inside]
-                part.piece.grad = own.to(part.piece.dtype) if self._cast else own
+                own = gradient[part.inside]  # where the model computes; masters are here
+                dtype = part.piece.dtype if self._cast else own.dtype
+                part.piece.grad = own.to(device=masters.device, dtype=dtype)
 
     def __exit__(self, *_: object) -> None:
         for part, (data, gradient, dtype) in zip(self._parts, self._before, strict=True):
