@@ -28,6 +28,7 @@ from mainspring.objectives.config import (
     PseudoMaskedConfig,
     ReplacedConfig,
     Seq2SeqConfig,
+    StudentConfig,
     TranslateConfig,
     TranslationConfig,
     UnicoderConfig,
@@ -45,6 +46,7 @@ from mainspring.objectives.prefix import PrefixLM
 from mainspring.objectives.pseudo_masked import PseudoMaskedLM
 from mainspring.objectives.replaced import ReplacedTokens
 from mainspring.objectives.seq2seq import Seq2Seq
+from mainspring.objectives.students import MixtureOfStudents
 from mainspring.objectives.teaching import TaughtNetwork
 from mainspring.objectives.translation import TranslationLM
 from mainspring.objectives.unicoder import Unicoder
@@ -68,6 +70,7 @@ __all__ = [
     "MaskedLM",
     "Mixed",
     "MixedConfig",
+    "MixtureOfStudents",
     "MomentumContrast",
     "Objective",
     "ObjectiveConfig",
@@ -81,6 +84,7 @@ __all__ = [
     "Seq2Seq",
     "Seq2SeqConfig",
     "SeveralPasses",
+    "StudentConfig",
     "TaughtNetwork",
     "Teacher",
     "Translate",

@@ -16,6 +16,7 @@ from mainspring.objectives.config import (
     PseudoMaskedConfig,
     ReplacedConfig,
     Seq2SeqConfig,
+    StudentConfig,
     TranslateConfig,
     TranslationConfig,
     UnicoderConfig,
@@ -30,6 +31,7 @@ from mainspring.objectives.prefix import PrefixLM
 from mainspring.objectives.pseudo_masked import PseudoMaskedLM
 from mainspring.objectives.replaced import ReplacedTokens
 from mainspring.objectives.seq2seq import Seq2Seq
+from mainspring.objectives.students import MixtureOfStudents
 from mainspring.objectives.translation import TranslationLM
 from mainspring.objectives.unicoder import Unicoder
 from mainspring.objectives.unilm import UnilmMixture
@@ -67,6 +69,8 @@ def build(config: ObjectiveConfig, vocabulary: Vocabulary) -> Objective:
             return Unicoder(config, vocabulary)
         case DistillConfig():
             return Distill(config, vocabulary)
+        case StudentConfig():
+            return MixtureOfStudents(config, build(config.text, vocabulary))
         case MixedConfig():
             text, pairs = (build(part, vocabulary) for part in (config.text, config.pairs))
             return Mixed(config, text, pairs, vocabulary)

@@ -271,6 +271,25 @@ class DistillConfig(Section):
             raise ValueError("every weight is 0, so nothing would be learnt; give relations a weight")
 
 
+class StudentConfig(Section):
+    """Learn from text and, for a part of the run, from a larger model of the same kind (the mixture of
+    students of DeepSpeed-MoE)."""
+
+    kind: Literal["mos"] = "mos"
+    """Mixture of students."""
+    teacher: str
+    """A run, a checkpoint or an exported model, with the data's tokenizer."""
+    text: Annotated[CausalConfig | MaskedConfig, Field(discriminator="kind")] = CausalConfig()
+    """What is learnt from the text."""
+    weight: float = Field(1.0, gt=0)
+    """Weight of the divergence from the teacher's predictions beside the loss on the text (alpha)."""
+    temperature: float = Field(1.0, gt=0)
+    """Divides the logits of both."""
+    until: int | None = Field(None, ge=0)
+    """Step from which on the teacher is not asked any more (DeepSpeed-MoE: late in training, before its loss
+    begins to hurt); null asks it to the end."""
+
+
 TextConfig = Annotated[
     CausalConfig | MaskedConfig | PseudoMaskedConfig | UnilmConfig | ReplacedConfig | DenoisingConfig,
     Field(discriminator="kind"),
@@ -327,6 +346,7 @@ ObjectiveConfig = Annotated[
     | TranslateConfig
     | UnicoderConfig
     | DistillConfig
+    | StudentConfig
     | MixedConfig,
     Field(discriminator="kind"),
 ]
@@ -358,6 +378,8 @@ def predicted_share(config: ObjectiveConfig) -> float:
             return 1.0 if config.logits_weight else 0.0
         case MaskedConfig() | UnilmConfig() | ReplacedConfig() | TranslationConfig() | ContrastConfig():
             return config.rate
+        case StudentConfig():
+            return predicted_share(config.text)
         case MixedConfig():
             return max(predicted_share(config.text), predicted_share(config.pairs))
         case _:

@@ -9,7 +9,16 @@ from torch import Tensor
 
 from mainspring.errors import DataError
 from mainspring.nn.config import TransformerConfig
-from mainspring.objectives import Distill, DistillConfig, Objective, ObjectiveConfig, Vocabulary, build
+from mainspring.objectives import (
+    Distill,
+    DistillConfig,
+    MixtureOfStudents,
+    Objective,
+    ObjectiveConfig,
+    StudentConfig,
+    Vocabulary,
+    build,
+)
 from mainspring.text.tokenizer import Tokenizer
 from mainspring.train.source import Weights, read_weights
 
@@ -68,7 +77,10 @@ def objective_of(
     Raises:
         ConfigError: the tokenizer lacks what the objective needs.
     """
+    hashed = None if tokenizer is None else tokenizer.hash
     if isinstance(config, DistillConfig):
-        hashed = None if tokenizer is None else tokenizer.hash
         return Distill(config, vocabulary, SavedTeacher(config.teacher, hashed))
+    if isinstance(config, StudentConfig):
+        text = build(config.text, vocabulary)
+        return MixtureOfStudents(config, text, SavedTeacher(config.teacher, hashed))
     return build(config, vocabulary)
