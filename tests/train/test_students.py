@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from mainspring.train.source import read_weights
 from support.spawn import run_ranks
 from train.tiny import fit, recipe
 
-EXPERTS = {"count": 4, "every": 1, "top_k": 2, "capacity_factor": None, "balance_weight": 0.0}
+EXPERTS = {"count": 4, "every": 1, "top_k": 2, "capacity_factor": math.inf, "balance_weight": 0.0}
 SHAPE = {"d_model": 16, "n_heads": 2, "d_ff": 32, "max_positions": 32, "experts": EXPERTS}
 STEADY = {"optim__schedule": {"kind": "constant"}}
 
