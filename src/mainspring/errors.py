@@ -44,6 +44,10 @@ class CheckpointError(UsageError):
     """A checkpoint is missing, incomplete, or its bytes are not those that were written."""
 
 
+class SearchIndexError(UsageError):
+    """An index of documents is missing, held by another writer, or has other bytes than were written."""
+
+
 class MissingExtraError(MainspringError, ImportError):
     """An optional dependency is not installed; the message says which extra brings it."""
 
@@ -65,7 +69,8 @@ class StageError(RunFault):
 
 
 class DiskError(RunFault):
-    """The folder that states are offloaded to failed: full, unreadable, or with other bytes than written."""
+    """A folder that states or an index are kept in failed: full, unreadable, or with other bytes than
+    written."""
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -3,10 +3,12 @@
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
+from support.browser import ARGUMENTS, CHROMIUM
 from support.scripted import Scripted, Served, client_of
 
 SERVER = Path(__file__).with_name("serve_scripted.py")
@@ -39,3 +41,20 @@ def serve() -> Iterator[Callable[..., Served]]:
         if served.process.poll() is None:
             served.process.kill()
         served.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A browser context with a fresh profile."""
+    if not CHROMIUM.exists():
+        pytest.skip(f"no browser at {CHROMIUM}")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            str(tmp_path_factory.mktemp("profile")),
+            executable_path=str(CHROMIUM),
+            args=ARGUMENTS,
+            headless=True,
+        )
+        yield context
+        context.close()

@@ -1,31 +1,19 @@
 """The page at /, in headless Chromium."""
 
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
+from support.browser import PHONE, Watched
 from support.scripted import Served
 
 SERVER = Path(__file__).with_name("serve_scripted.py")
-CHROMIUM = Path("/usr/bin/chromium")
-ARGUMENTS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 EVIL = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
 TEXT = EVIL + "&lt;b&gt; <b>bold</b>\n\nwörld 🐈 " + "and so on " * 30
-PHONE = {"width": 360, "height": 740}
 
 
 def test_the_page_is_one_file_that_may_load_nothing(client: TestClient) -> None:
@@ -46,57 +34,6 @@ def test_the_page_is_one_file_that_may_load_nothing(client: TestClient) -> None:
         "@import",
     ):
         assert words not in response.text
-
-
-class Watched:
-    """A browser page, with what it complained of and asked for."""
-
-    def __init__(self, page: Any, url: str) -> None:
-        self.page, self.url = page, url
-        self.complaints: list[str] = []
-        self.requests: list[str] = []
-        page.on(
-            "console", lambda m: self.complaints.append(m.text) if m.type in ("error", "warning") else None
-        )
-        page.on("pageerror", lambda e: self.complaints.append(str(e)))
-        page.on("request", lambda r: self.requests.append(r.url))
-
-    def completion(self) -> str:
-        text: str = self.page.locator("#completion").text_content()
-        return text
-
-    def until(self, true: Callable[[], bool]) -> None:
-        """Wait; the page's policy forbids the browser to evaluate the driver's own wait conditions."""
-        deadline = time.monotonic() + 20
-        while not true():
-            assert time.monotonic() < deadline, self.page.locator("body").inner_text()
-            self.page.wait_for_timeout(5)
-
-    def status(self) -> str:
-        text: str = self.page.locator("#status").text_content()
-        return text
-
-    def overflow(self) -> int:
-        """Pixels that the page is wider than the window."""
-        extra: int = self.page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-        return extra
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A browser context with a fresh profile."""
-    if not CHROMIUM.exists():
-        pytest.skip(f"no browser at {CHROMIUM}")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        context = playwright.chromium.launch_persistent_context(
-            str(tmp_path_factory.mktemp("profile")),
-            executable_path=str(CHROMIUM),
-            args=ARGUMENTS,
-            headless=True,
-        )
-        yield context
-        context.close()
 
 
 @pytest.fixture(scope="module")
@@ -129,14 +66,14 @@ def test_a_person_generates_stops_and_is_told_of_errors(watched: Watched, tmp_pa
     page.get_by_label("Max tokens").fill("4000")
     page.get_by_label("Seed").fill("7")
     page.get_by_label("Prompt").press("Control+Enter")
-    watched.until(lambda: len(watched.completion()) > 5)
-    early = watched.completion()
+    watched.until(lambda: len(watched.text("#completion")) > 5)
+    early = watched.text("#completion")
     assert 5 < len(early) < len(TEXT)
     assert TEXT.startswith(early)
     assert page.get_by_role("button", name="Generate").is_disabled()
     assert page.locator("#text").get_attribute("aria-busy") == "true"
-    watched.until(lambda: "tokens in" in watched.status())
-    assert watched.completion() == TEXT
+    watched.until(lambda: "tokens in" in watched.text("#status"))
+    assert watched.text("#completion") == TEXT
     assert page.locator("#status").text_content().startswith(f"{len(TEXT)} tokens in ")
     assert page.get_by_role("button", name="Generate").is_enabled()
 
@@ -152,13 +89,13 @@ def test_a_person_generates_stops_and_is_told_of_errors(watched: Watched, tmp_pa
         lambda: page.keyboard.press("Escape"),
     ):
         page.get_by_role("button", name="Generate").click()
-        watched.until(lambda: len(watched.completion()) > 3)
+        watched.until(lambda: len(watched.text("#completion")) > 3)
         stop()
-        watched.until(lambda: watched.status() == "Stopped.")
-        stopped = watched.completion()
+        watched.until(lambda: watched.text("#status") == "Stopped.")
+        stopped = watched.text("#completion")
         assert len(stopped) < len(TEXT)
         page.wait_for_timeout(100)
-        assert watched.completion() == stopped
+        assert watched.text("#completion") == stopped
     assert page.locator("#error").is_hidden()
     assert watched.complaints == []
 
@@ -186,11 +123,11 @@ def test_phone_and_dark(watched: Watched, tmp_path: Path) -> None:
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
         page.get_by_role("button", name="Generate").click()
-        watched.until(lambda: len(watched.completion()) > 100)
+        watched.until(lambda: len(watched.text("#completion")) > 100)
         assert watched.overflow() <= 0
         page.screenshot(path=tmp_path / f"phone-{scheme}.png", full_page=True)
         page.get_by_role("button", name="Stop").click()
-        watched.until(lambda: watched.status() == "Stopped.")
+        watched.until(lambda: watched.text("#status") == "Stopped.")
     assert watched.complaints == []
 
 

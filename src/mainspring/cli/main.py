@@ -30,7 +30,11 @@ from mainspring.cli import (
     quickstart,
     report,
     schema,
+<<<<<<< HEAD
     sensitivity,
+=======
+    search,
+>>>>>>> e12bbb6 (Search: index, semantic ranking, Azure-shaped API, page, suggestions)
     serve,
     train,
 )
@@ -71,6 +75,7 @@ def _root(
 
 
 _START = "From text to a served model"
+_FIND = "Products"
 _LOOK = "Look and plan"
 _SMALL = "Make it small"
 _MOVE = "In and out"
@@ -82,6 +87,7 @@ app.add_typer(linear.app, name="linear", rich_help_panel=_START)
 app.command("evaluate", rich_help_panel=_START)(evaluate.evaluate)
 app.command("generate", rich_help_panel=_START)(generate.generate)
 app.command("serve", rich_help_panel=_START)(serve.serve)
+app.add_typer(search.app, name="search", rich_help_panel=_FIND)
 app.command("doctor", rich_help_panel=_LOOK)(doctor.doctor)
 app.command("plan", rich_help_panel=_LOOK)(plan.plan)
 app.command("profile", rich_help_panel=_LOOK)(profile.profile)

@@ -8,7 +8,7 @@ import re
 from importlib.resources import files
 
 
-def _policy(html: str) -> str:
+def policy(html: str) -> str:
     """A content security policy that allows exactly the page's own inline script and style."""
 
     def digests(tag: str) -> str:
@@ -24,7 +24,7 @@ def _policy(html: str) -> str:
 HTML = files("mainspring.serve").joinpath("page.html").read_text(encoding="utf-8")
 """The page."""
 HEADERS = {
-    "content-security-policy": _policy(HTML),
+    "content-security-policy": policy(HTML),
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cache-control": "no-cache",

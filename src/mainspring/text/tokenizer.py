@@ -115,6 +115,18 @@ class Tokenizer:
             raise TokenizerError(self._blame(texts)) from None
         return [encoding.ids for encoding in encodings]
 
+    def encode_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids of a text, and where each begins and ends in it, in characters.
+
+        Raises:
+            TokenizerError: the text holds a lone surrogate, which has no UTF-8 bytes.
+        """
+        try:
+            encoding = self._inner.encode(text, add_special_tokens=False)
+        except TypeError:
+            raise TokenizerError(self._blame([text])) from None
+        return encoding.ids, encoding.offsets
+
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """Text of ids; bytes that are not valid UTF-8 become U+FFFD."""
         return self._inner.decode([int(i) for i in ids], skip_special_tokens=skip_special)

@@ -1,0 +1,413 @@
+"""Index: documents in a folder that are found by words and by meaning."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol, Self
+
+from mainspring.errors import MissingExtraError, SearchIndexError, UsageError
+from mainspring.products.search import filters as conditions
+from mainspring.products.search.analysis import base_language, detect
+from mainspring.products.search.captions import Query, caption, with_phrases
+from mainspring.products.search.check import Damage, damages, remedy
+from mainspring.products.search.dense import DenseIndex
+from mainspring.products.search.documents import Document
+from mainspring.products.search.encoder import DEFAULT, Encoder, ModelEncoder
+from mainspring.products.search.lexical import LexicalView, TantivyIndex, plain
+from mainspring.products.search.questions import is_question
+from mainspring.products.search.rank import RANKED, BiEncoderRanker, Candidate, Ranker
+from mainspring.products.search.recall import Recall, Recalled, evidence_of
+from mainspring.products.search.results import Answer, Caption, Hit, Results
+from mainspring.products.search.store import Store, StoredDocument, StoredPassage
+from mainspring.products.search.writer import DENSE, LEXICAL, STORE, Changed, Writer
+
+MOST_ANSWERS = 10
+"""Answers that may be asked for."""
+
+
+class Answerer(Protocol):
+    """What search asks of a model that answers questions."""
+
+    def answers(
+        self,
+        question: str,
+        passages: Sequence[StoredPassage],
+        documents: Sequence[StoredDocument],
+        limit: int,
+    ) -> list[Answer]:
+        """Verbatim answers from passages, the best first; none where none is sure enough.
+
+        Args:
+            question: what was asked.
+            passages: the best passage of each document, the most relevant first.
+            documents: the document of each.
+            limit: how many answers at most.
+        """
+        ...
+
+
+class Snapshot(NamedTuple):
+    """An index at one moment."""
+
+    generation: int
+    """The commit that the lexical index has."""
+    segments: tuple[int, ...]
+    """The segments of vectors."""
+    languages: frozenset[str]
+    """Languages of its documents."""
+    lexical: LexicalView
+    dense: DenseIndex
+
+
+class Index:
+    """Documents in a folder. Any number of processes and threads search; one process at a time writes.
+
+    >>> import tempfile
+    >>> with Index.create(tempfile.mkdtemp() + "/i", encoder=None) as index:
+    ...     _ = index.add([Document("a", "Springs store energy."), Document("b", "Rivers run to the sea.")])
+    ...     index.search("stored energy").hits[0].key
+    'a'
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        store: Store,
+        *,
+        encoder: Encoder | None = None,
+        ranker: Ranker | None = None,
+        answerer: Answerer | None = None,
+    ) -> None:
+        """Use `open` or `create`."""
+        self.folder, self.store, self.answerer = folder, store, answerer
+        self.language = store.meta("language") or "en"
+        self.ranker: Ranker = ranker or BiEncoderRanker()
+        self._given = encoder
+        self._encoder: Encoder | None = None
+        self._missing: str | None = None
+        self._looked = False
+        self._lexical = TantivyIndex(folder / LEXICAL, self.language)
+        self._writer: Writer | None = None
+        self._changing = threading.RLock()
+        self._loading = threading.Lock()
+        self._snapshot: Snapshot | None = None
+        self._fields: tuple[int, list[str]] | None = None
+
+    @classmethod
+    def create(
+        cls, folder: str | Path, *, language: str = "en", encoder: str | Path | Encoder | None = DEFAULT
+    ) -> Self:
+        """Make an empty index.
+
+        Args:
+            folder: where; made where absent.
+            language: of most documents, as a BCP 47 tag.
+            encoder: the default one by its name, a model's folder, an encoder of your own, or None to search
+                by words alone.
+
+        Raises:
+            SearchIndexError: there is an index already.
+        """
+        place = Path(folder)
+        if (place / STORE).exists():
+            raise SearchIndexError(f"{place}: an index is here already; open it, or choose another folder")
+        place.mkdir(parents=True, exist_ok=True)
+        named = encoder is None or isinstance(encoder, str | Path)
+        recorded = str(encoder or "") if named else encoder.name  # type: ignore[union-attr]
+        if named and encoder not in (None, DEFAULT):
+            recorded = str(Path(recorded).resolve())
+        store = Store.create(
+            place / STORE, {"language": base_language(language), "encoder": recorded, "dense_version": "0"}
+        )
+        return cls(place, store, encoder=None if named else encoder)  # type: ignore[arg-type]
+
+    @classmethod
+    def open(
+        cls,
+        folder: str | Path,
+        *,
+        encoder: Encoder | None = None,
+        ranker: Ranker | None = None,
+        answerer: Answerer | None = None,
+        verify: bool = True,
+    ) -> Self:
+        """Open an index.
+
+        Args:
+            folder: where it is.
+            encoder: in place of the one it was made with, whose vectors it must give.
+            ranker: in place of comparing vectors.
+            answerer: what answers questions, if anything.
+            verify: check sizes and checksums of all files (about 1 GB a second).
+
+        Raises:
+            SearchIndexError: there is none, or a file is damaged; the message names it and the remedy.
+        """
+        place = Path(folder)
+        store = Store(place / STORE)
+        if verify:
+            found = damages(place, store)
+            if found:
+                store.close()
+                raise SearchIndexError(remedy(place, found))
+        index = cls(place, store, encoder=encoder, ranker=ranker, answerer=answerer)
+        index._catch_up()
+        return index
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let other processes write, and close the files."""
+        with self._changing:
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
+            self.store.close()
+
+    # Changing
+
+    @property
+    def writer(self) -> Writer:
+        """The right to change this index; taken when first needed, held until `close`.
+
+        Raises:
+            SearchIndexError: another process has it.
+        """
+        with self._changing:
+            if self._writer is None:
+                self._writer = Writer(self.folder, self.store, self._lexical, self.language)
+            return self._writer
+
+    def add(self, documents: Iterable[Document], *, encode: bool = True) -> Changed:
+        """Add documents, replacing those of the same keys; they are kept and found once this returns.
+
+        Args:
+            documents: what to add.
+            encode: also give vectors to what has none (else `encode` does later).
+
+        Raises:
+            SearchIndexError: another process is writing.
+            DiskError: the disk is full.
+        """
+        with self._changing:
+            changed = self.writer.commit((None, document) for document in documents)
+            if encode:
+                self.encode()
+        return changed
+
+    def delete(self, keys: Iterable[str]) -> int:
+        """Delete documents by key; returns how many there were."""
+        return self.change((), keys).deleted
+
+    def change(self, documents: Iterable[Document], deleted: Iterable[str]) -> Changed:
+        """Add some documents and delete others, by key, in one commit; arguments and errors as for `add`."""
+        with self._changing:
+            changed = self.writer.commit(((None, document) for document in documents), deleted=deleted)
+            self.encode()
+        return changed
+
+    def encode(self, progress: Callable[[int], None] | None = None) -> int:
+        """Give vectors to the passages that have none; how many. Nothing where there is no encoder."""
+        encoder = self.encoder
+        if encoder is None:
+            return 0
+        with self._changing:
+            return self.writer.encode(encoder, progress)
+
+    # Reading
+
+    @property
+    def encoder(self) -> Encoder | None:
+        """What turns text into vectors; None where there is none (`missing` says why).
+
+        Raises:
+            UsageError: an encoder of another kind was given than the index was made with.
+        """
+        with self._loading:
+            if not self._looked:
+                self._encoder = self._load_encoder()
+                self._looked = True
+            return self._encoder
+
+    @property
+    def missing(self) -> str | None:
+        """What semantic search lacks here, in words."""
+        return self._missing if self.encoder is None else None
+
+    def search(
+        self,
+        query: str,
+        *,
+        top: int = 10,
+        skip: int = 0,
+        captions: bool = True,
+        answers: int = 0,
+        filters: conditions.Given = None,
+        semantic: bool = True,
+    ) -> Results:
+        """Find documents.
+
+        Args:
+            query: words or a question; `"a phrase"`, `+must`, `-must not`. Nothing in it is an error.
+            top: documents to return.
+            skip: documents to leave out at the start.
+            captions: say of each why it was found.
+            answers: answers to return where the query is a question.
+            filters: field and value (or values) that documents must have, or a tree of `filters`.
+            semantic: rank by meaning; False: by words alone.
+
+        Raises:
+            UsageError: a number is out of its range, or a filter is impossible.
+        """
+        started = time.perf_counter()
+        _check(top, skip, answers)
+        snapshot = self._current()
+        encoder = self.encoder if semantic else None
+        marked = plain(query)
+        words = query if marked is None else marked
+        vector = encoder.encode([words])[0] if encoder is not None and words.strip() else None
+        languages = self.languages_of(query)
+        condition = conditions.read(filters)
+        within = (
+            None
+            if condition is None
+            else self.store.matching(*conditions.sql(condition), snapshot.generation)
+        )
+        recall = Recall(self.store, snapshot.lexical, snapshot.dense, snapshot.generation)
+        found = recall.find(
+            query, vector, languages=languages, within=within, depth=top + skip, marks=marked is not None
+        )
+        relevance = self._relevance(words, found) if vector is not None else {}
+        order = (
+            sorted(found.candidates[:RANKED], key=lambda c: (-relevance.get(c.document, 0.0), -c.score))
+            if relevance
+            else list(found.candidates[:RANKED])
+        )
+        order += found.candidates[RANKED:]
+        chosen = order[skip : skip + top]
+        shown: dict[int, tuple[Caption, ...]] = {}
+        if captions and chosen:
+            reading = Query(words, languages, vector)
+            best = [found.best(c) for c in chosen]
+            made = [caption(reading, p, found.sentence_vectors.get(p.id)) for p in best]
+            if encoder is not None:
+                made = with_phrases(reading, made, encoder)
+            shown = {c.document: (text,) for c, text in zip(chosen, made, strict=True)}
+        hits = []
+        for c in chosen:
+            document = found.documents[c.document]
+            hits.append(
+                Hit(
+                    document.key,
+                    document.title,
+                    document.url,
+                    document.language,
+                    c.score,
+                    relevance.get(c.document),
+                    shown.get(c.document, ()),
+                    document.fields,
+                )
+            )
+        return Results(
+            query,
+            hits,
+            self._answers(query, found, order, answers),
+            found.count,
+            time.perf_counter() - started,
+            self._missing if semantic and encoder is None else None,
+        )
+
+    def text(self, key: str) -> str | None:
+        """The whole text of a document, None where there is none of that key."""
+        found = self.store.find(key)
+        return None if found is None else self.store.text(found.id)
+
+    def field_names(self) -> list[str]:
+        """Names of the fields that documents have beside title and text."""
+        generation = self.store.generation
+        if self._fields is None or self._fields[0] != generation:
+            self._fields = generation, self.store.field_names()
+        return self._fields[1]
+
+    def damages(self) -> list[Damage]:
+        """What is wrong with the files; nothing, as a rule."""
+        return damages(self.folder, self.store)
+
+    def _relevance(self, query: str, found: Recalled) -> dict[int, float]:
+        ranked = found.candidates[:RANKED]
+        evidence = [evidence_of(found, candidate) for candidate in ranked]
+        values = self.ranker.relevance(query, [found.best(c).text for c in ranked], evidence)
+        return {c.document: float(v) for c, v in zip(ranked, values, strict=True)}
+
+    def _answers(
+        self, query: str, found: Recalled, order: Sequence[Candidate], limit: int
+    ) -> list[Answer] | None:
+        if not limit or self.answerer is None:
+            return None
+        if not is_question(query):
+            return []
+        first = list(order[:RANKED])
+        passages = [found.best(c) for c in first]
+        return self.answerer.answers(query, passages, [found.documents[c.document] for c in first], limit)
+
+    def languages_of(self, query: str) -> list[str]:
+        """The languages whose analysis reads a query: its own where that shows, else all of the index's."""
+        present = {self.language, *self._current().languages} - {"und"}
+        own = detect(query, present) if len(present) > 1 else self.language
+        return [own] if own is not None else sorted(present)
+
+    def _current(self) -> Snapshot:
+        store, held = self.store, self._snapshot
+        generation, segments = store.lexical_generation, tuple(store.segments())
+        if held is not None and (held.generation, held.segments) == (generation, segments):
+            return held
+        with self._loading:
+            dense = DenseIndex(self.folder / DENSE, segments, None if held is None else held.dense)
+            lexical = (
+                held.lexical if held is not None and held.generation == generation else self._lexical.view()
+            )
+            languages = frozenset(store.languages())
+            self._snapshot = Snapshot(generation, segments, languages, lexical, dense)
+            return self._snapshot
+
+    def _catch_up(self) -> None:
+        """Carry on where a writer died, unless one is at work."""
+        if self.store.lexical_generation < self.store.generation:
+            try:
+                Writer(self.folder, self.store, self._lexical, self.language).close()
+            except SearchIndexError:
+                return  # a writer is at work, and will
+
+    def _load_encoder(self) -> Encoder | None:
+        recorded = self.store.meta("encoder") or ""
+        if self._given is not None:
+            if recorded and self._given.name not in (recorded, Path(recorded).name):
+                raise UsageError(
+                    f"{self.folder}: has vectors of {recorded!r}, and {self._given.name!r} was given; "
+                    "give the same encoder, or index anew with the other"
+                )
+            return self._given
+        if not recorded:
+            self._missing = "the index was made without an encoder: words alone are compared"
+            return None
+        try:
+            return ModelEncoder.load(None if recorded == DEFAULT else recorded)
+        except MissingExtraError as error:
+            self._missing = f"words alone are compared: {error}"
+            return None
+
+
+def _check(top: int, skip: int, answers: int) -> None:
+    if not 0 <= top <= 1000:
+        raise UsageError(f"top = {top}: should be from 0 to 1000")
+    if not 0 <= skip <= 100_000:
+        raise UsageError(f"skip = {skip}: should be from 0 to 100000")
+    if not 0 <= answers <= MOST_ANSWERS:
+        raise UsageError(f"answers = {answers}: should be from 0 to {MOST_ANSWERS}")

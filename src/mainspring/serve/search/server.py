@@ -1,0 +1,74 @@
+"""run_search: open an index and serve it until the process is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import uvicorn
+
+from mainspring.products.search import Index
+from mainspring.products.suggest import PhraseModel, QueryLog
+from mainspring.serve.search.app import SearchLimits, Service, create_search_app
+from mainspring.serve.server import Server, address, listen
+
+QUERIES = "queries.jsonl"
+"""Past queries, within an index's folder."""
+
+
+def run_search(
+    path: str | Path,
+    host: str = "127.0.0.1",
+    port: int = 8010,
+    *,
+    api_key: str | None = None,
+    writable: bool = True,
+    remember: bool = True,
+    model: PhraseModel | None = None,
+    limits: SearchLimits | None = None,
+    grace: float = 10.0,
+    on_ready: Callable[[str], None] | None = None,
+) -> None:
+    """Serve the index at `path` by its folder's name until SIGINT or SIGTERM.
+
+    Args:
+        path: the index.
+        host: address to listen on; the default is reachable from this machine only.
+        port: 0 takes any free one.
+        api_key: what clients must send (None: nothing).
+        writable: whether documents may be uploaded and deleted.
+        remember: keep past queries in the index's folder, to suggest those asked more than once.
+        model: completes what is typed where past queries and titles are few.
+        limits: what is refused.
+        grace: seconds that answers under way may take to finish after the signal.
+        on_ready: called with the address once the server listens.
+
+    Raises:
+        UsageError: there is no index, it is damaged, or the address is not free.
+    """
+    place = Path(path)
+    with Index.open(place) as index:
+        log = QueryLog(place / QUERIES) if remember else None
+        service = Service(index, log, model)
+        _ = index.encoder  # loaded before the first query, not by it
+        app = create_search_app(
+            {place.resolve().name: service}, limits=limits, api_key=api_key, writable=writable
+        )
+        with contextlib.closing(listen(host, port)) as listener:
+            config = uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=math.ceil(grace),
+            )
+            server = Server(
+                config,
+                grace=grace,
+                end=lambda: None,
+                on_ready=lambda: on_ready(address(listener)) if on_ready else None,
+            )
+            asyncio.run(server.serve([listener]))
