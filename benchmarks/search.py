@@ -72,8 +72,8 @@ def ours(index: Index, collection: Collection) -> dict[str, Runs]:
         def keys(found: Any) -> list[str]:
             return [found.documents[c.document].key for c in found.candidates]
 
-        words = recall.find(text, None, languages=["en"], within=None, depth=DEEP // 2)
-        fused = recall.find(text, vector, languages=["en"], within=None, depth=DEEP // 2)
+        words = recall.find(text, None, languages=["en"], within=None, depth=DEEP)
+        fused = recall.find(text, vector, languages=["en"], within=None, depth=DEEP)
         nearest = [hit.passage for hit in snapshot.dense.search(vector, DEEP)]
         documents = index.store.documents_of(nearest, snapshot.generation)
         named = index.store.documents(sorted(set(documents.values())))

@@ -221,7 +221,8 @@ _EXTRAS = {
     "plot": "the curves of a report (mainspring report, quickstart)",
     "tensorboard": "writing TensorBoard files (train.tensorboard=true)",
     "onnx": "nothing yet: ONNX graphs come with the inference engine",
-    "search": "nothing yet: semantic search is the first product to come",
+    "search": "mainspring search",
+    "pdf": "reading PDF files (mainspring search index)",
     "bench": "the comparisons of benchmarks/",
     "dev": "make check and make test",
 }

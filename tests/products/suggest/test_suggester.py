@@ -43,7 +43,8 @@ def test_queries_are_remembered_over_processes_and_rare_ones_kept_back(tmp_path:
     log = QueryLog(tmp_path / "q.jsonl")
     for query in ("Spring  water", "spring water", "my secret", " ", "x" * 999, "line\nbreak"):
         log.add(query)
-    (tmp_path / "q.jsonl").open("a").write('"torn li')
+    with (tmp_path / "q.jsonl").open("a") as file:
+        file.write('"torn li')
     again = QueryLog(tmp_path / "q.jsonl")
     assert again.counts() == {"spring water": 2, "my secret": 1, "line break": 1}
     assert again.counts(2) == {"spring water": 2}

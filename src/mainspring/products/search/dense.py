@@ -84,6 +84,8 @@ class Segment:
 
     def vectors(self, passages: NDArray[np.int64]) -> Vectors:
         """Vectors of passages that are here, [n, D]."""
+        if not len(passages):
+            return np.zeros((0, self._graph.ndim), np.float32)
         return np.asarray(self._graph.get(passages, np.float32), dtype=np.float32).reshape(len(passages), -1)
 
     def sentences(self, row: int) -> Vectors:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,6 +10,9 @@ from mainspring.errors import UsageError, suggest
 from mainspring.products.search.documents import RESERVED, Value
 
 Sign = Literal["=", "<>", "<", "<=", ">", ">="]
+# By key and not by path: SQLite's paths cannot name every field.
+FIELD = "(SELECT value FROM json_each(fields) WHERE json_each.key = ?)"
+"""A field of a document, in SQL; its mark is the field's name."""
 _COLUMNS = ("key", "title", "url", "language", "source")
 
 
@@ -113,7 +115,7 @@ def _column(field: str) -> tuple[str, list[Any]]:
         return field, []
     if field in RESERVED:
         raise UsageError(f"filter {field!r}: the text is searched, not filtered; {suggest(field, _COLUMNS)}")
-    return "json_extract(fields, ?)", [f"$.{json.dumps(field, ensure_ascii=False)}"]
+    return FIELD, [field]
 
 
 def _plain(value: Value) -> Value:

@@ -16,6 +16,8 @@ from mainspring.products.search.store import Store, StoredDocument, StoredPassag
 DEPTH = 200
 """Passages that each index is asked for, at least."""
 _COMPARED_ALL = 5000
+_REPLACED = 10
+"""Candidates looked up beyond those needed, in place of such as are just being replaced."""
 _Vector = NDArray[np.float32]
 
 
@@ -24,7 +26,7 @@ class Recalled:
     """What recall found, the best first."""
 
     candidates: Sequence[Candidate]
-    """Documents."""
+    """Documents, as many as will be looked at."""
     documents: Mapping[int, StoredDocument]
     """Each by its number."""
     passages: Mapping[int, StoredPassage]
@@ -87,7 +89,9 @@ class Recall:
         meanings = grouped([hit.passage for hit in by_meaning], document_of)
         lexical = _best_scores(by_words, document_of)
         scores = fuse([list(words), list(meanings)]) if vector is not None else lexical
-        documents = self._store.documents(list(scores))
+        order = sorted(scores.items(), key=lambda item: (-item[1], item[0]))
+        seen = depth if vector is None else max(RANKED, depth)
+        documents = self._store.documents([number for number, _ in order[: seen + _REPLACED]])
         latest = {d.key: d.id for d in sorted(documents.values())}
         candidates = [
             Candidate(
@@ -96,19 +100,20 @@ class Recall:
                 tuple(dict.fromkeys([*words.get(number, ()), *meanings.get(number, ())])),
                 lexical.get(number, 0.0),
             )
-            for number, score in sorted(scores.items(), key=lambda item: (-item[1], item[0]))
+            for number, score in order
             if number in documents and latest[documents[number].key] == number
-        ]
-        looked_at = [p for c in candidates[: max(RANKED, depth)] for p in c.passages]
-        vectors = {} if vector is None else self._dense.vectors(looked_at)
+        ][:seen]
+        # By words alone the first passage is the best; by meaning any of them may be.
+        most = 1 if vector is None else None
+        looked_at = [p for c in candidates for p in c.passages[:most]]
         return Recalled(
             candidates,
             documents,
             self._store.passages(looked_at),
             vector,
-            vectors,
+            {} if vector is None else self._dense.vectors(looked_at),
             {} if vector is None else self._dense.sentences(looked_at),
-            len(candidates),
+            len(order),
         )
 
     def _nearest(self, vector: _Vector, wanted: int, within: Sequence[int] | None) -> list[Scored]:

@@ -257,7 +257,11 @@ class Writer:
             if full is None:
                 return
             index = dense.DenseIndex(self.folder / DENSE, full)
-            self._add_segment(index.parts(full, self._store.live_in(full)), full)
+            live = self._store.live_in(full)
+            if live:
+                self._add_segment(index.parts(full, live), full)
+            else:
+                self.drop_segments(full)
 
     def _note_files(self) -> None:
         """Enter size and checksum of every file of the derived indexes; files never change once written."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from mainspring.errors import UsageError, few
 from mainspring.products.search import Index, Results
 from mainspring.products.search.captions import Query
-from mainspring.products.search.filters import Filter, sql
+from mainspring.products.search.filters import FIELD, Filter, sql
 from mainspring.serve.search import odata, shapes
 from mainspring.serve.search.errors import SearchApiError
 from mainspring.serve.search.schema import SearchRequest, answer_settings, caption_settings
@@ -96,8 +95,8 @@ def _everything(
         if field == "search.score()":
             continue
         direction = "DESC" if descending else "ASC"
-        clauses.append(f"{field if field in _COLUMNS else 'json_extract(fields, ?)'} {direction}")
-        names += [] if field in _COLUMNS else [f"$.{json.dumps(field, ensure_ascii=False)}"]
+        clauses.append(f"{field if field in _COLUMNS else FIELD} {direction}")
+        names += [] if field in _COLUMNS else [field]
     keys = index.store.keys(
         where, values, limit=request.top, offset=request.skip, order=", ".join(clauses), order_values=names
     )
