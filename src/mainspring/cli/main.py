@@ -30,11 +30,8 @@ from mainspring.cli import (
     quickstart,
     report,
     schema,
-<<<<<<< HEAD
-    sensitivity,
-=======
     search,
->>>>>>> e12bbb6 (Search: index, semantic ranking, Azure-shaped API, page, suggestions)
+    sensitivity,
     serve,
     train,
 )

@@ -88,8 +88,8 @@ def test_uploads_and_deletes(client) -> None:
 
 
 def test_suggestions(client) -> None:
-    assert [s["text"] for s in client.suggest("main", "sg")] == ["Mainspring"]
-    assert client.autocomplete("main", "sg")[0]["query_plus_text"] == "mainspring"
+    assert [s.text for s in client.suggest("main", "sg")] == ["Mainspring"]
+    assert client.autocomplete("main", "sg")[0].query_plus_text == "mainspring"
 
 
 def test_errors_reach_the_client(client, url: str) -> None:
