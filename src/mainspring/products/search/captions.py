@@ -50,6 +50,10 @@ class Query:
                         found.append(Span(match.start() + i, match.start() + i + 2))
         return found
 
+    def says_something(self, word: str) -> bool:
+        """Whether a word is none of the stop words."""
+        return any(analyzer(language).analyze(segmented(word)) for language in self.languages)
+
 
 def caption(query: Query, passage: StoredPassage, sentences: NDArray[np.float32] | None) -> Caption:
     """The caption of a passage.
@@ -77,7 +81,7 @@ def with_phrases(query: Query, captions: Sequence[Caption], encoder: Encoder) ->
     """
     if query.vector is None or not captions:
         return list(captions)
-    choices = [_phrases(c.text) for c in captions]
+    choices = [_phrases(c.text, query) for c in captions]
     encoded = encoder.encode_parts([c.text for c in captions], choices)
     found: list[Caption] = []
     for c, spans, vectors in zip(captions, choices, encoded, strict=True):
@@ -119,12 +123,15 @@ def _within(query: Query, text: str) -> list[Span]:
     return query.matched(text)
 
 
-def _phrases(text: str) -> list[Span]:
-    """Stretches of a few words of a text that begin and end within a clause."""
+def _phrases(text: str, query: Query) -> list[Span]:
+    """Stretches of a few words of a text, within a clause, that neither begin nor end with a stop word."""
     words = [Span(*m.span()) for m in _WORD.finditer(text)]
+    says = [query.says_something(text[a:b]) for a, b in words]
     found: list[Span] = []
     for length in _PHRASE_WORDS:
         for i in range(len(words) - length + 1):
+            if not (says[i] and says[i + length - 1]):
+                continue
             start, stop = words[i].start, words[i + length - 1].stop
             if not re.search(r"[.,;:!?()\n]", text[start:stop]):
                 found.append(Span(start, stop))
