@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from mainspring.models.native import import_native, read_encoded
+from mainspring.recipes.compression import Text
+from mainspring.recipes.sensitivity import report
 from support.tiny_run import sentences
 
 from .conftest import Command
@@ -49,6 +51,13 @@ def test_a_run_is_pruned_measured_and_quantised(
     assert again.code == 0, "what is quantised can be pruned"
 
 
+def test_a_budget_of_time(run_dir: Path, text: Path) -> None:
+    found = report(run_dir, Text(text, 4), formats=("int8",), budget=1e9, rows=4)
+    assert found.unit == "milliseconds" and found.proposal is not None
+    assert set(found.proposal.formats.values()) == {"fp32"}, "whole weights fit, and lose nothing"
+    assert all(option.cost > 0 for option in found.options)
+
+
 def test_wrong_input_is_told(command: Command, run_dir: Path, text: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for arguments, said in (
@@ -61,6 +70,7 @@ def test_wrong_input_is_told(command: Command, run_dir: Path, text: Path, tmp_pa
         (("prune", run_dir, "--to", out, "--heads", 1), "give some with --calibrate"),
         (("prune", run_dir, "--to", out, "--layers", "one"), "give how many to keep (6), or which (0,2,5)"),
         (("sensitivity", run_dir), "give some with --calibrate"),
+        (("sensitivity", run_dir, "--budget", 1, "--latency", 1), "exclude each other"),
         (("sensitivity", run_dir, "--calibrate", text, "--budget", 0), "is below"),
     ):
         told = command(*arguments)

@@ -30,6 +30,13 @@ def sensitivity(
         float | None,
         typer.Option(min=0, help="Most megabytes (10^6) of all layers' matrices.", show_default=False),
     ] = None,
+    latency: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="In place of --budget: most milliseconds of all layers' products.", show_default=False
+        ),
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Tokens at once, for --latency.")] = 128,
     texts: Texts = 64,
     length: Length = 128,
     to: Annotated[
@@ -48,17 +55,23 @@ def sensitivity(
     """
     from rich.table import Table
 
+    from mainspring.infer.quantized.native import best_kernels
     from mainspring.recipes.compression import Text
-    from mainspring.recipes.sensitivity import FORMATS, draw, report
+    from mainspring.recipes.sensitivity import FORMATS, TIMED_FORMATS, draw, report
 
+    if budget is not None and latency is not None:
+        raise UsageError("--budget and --latency exclude each other: give megabytes or milliseconds")
     if calibrate is None:
         raise UsageError("losses are measured on text: give some with --calibrate")
-    found = report(
-        model,
-        Text(calibrate, texts, length),
-        formats=formats or FORMATS,
-        budget=None if budget is None else budget * 1e6,
-    )
+    text = Text(calibrate, texts, length)
+    if latency is None:
+        most = None if budget is None else budget * 1e6
+        found = report(model, text, formats=formats or FORMATS, budget=most)
+    else:
+        kernels = best_kernels()
+        found = report(
+            model, text, formats=formats or TIMED_FORMATS, budget=latency, rows=rows, kernels=kernels
+        )
     values = found.as_dict()
     if to is not None:
         to.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
@@ -78,7 +91,11 @@ def sensitivity(
     out().print(table)
     if found.proposal is not None and found.greedy is not None:
         out().print(
-            f"{found.proposal.cost / 1e6:.2f} MB, loss {found.loss:.4g} {found.proposal.loss:+.2e} expected "
-            f"(greedily {found.greedy.loss:+.2e})",
+            f"{_amount(found.proposal.cost, found.unit)}, loss {found.loss:.4g} {found.proposal.loss:+.2e} "
+            f"expected (greedily {found.greedy.loss:+.2e})",
             markup=False,
         )
+
+
+def _amount(cost: float, unit: str) -> str:
+    return f"{cost / 1e6:.2f} MB" if unit == "bytes" else f"{cost:.2f} ms"

@@ -9,11 +9,16 @@ from typing import Any
 
 from mainspring.compress import Choice, Measure, Option, choose, choose_greedily, open_subject, sensitivities
 from mainspring.errors import UsageError, require
+from mainspring.infer.quantized import PORTABLE, Kernels
 from mainspring.numerics import format_named
 from mainspring.objectives import Vocabulary
 from mainspring.recipes.compression import Text
+from mainspring.recipes.latency import Milliseconds
 
 FORMATS = ("int8", "int4-g32", "int4", "msfp12", "mxfp4")
+"""What is tried where nothing is said."""
+TIMED_FORMATS = ("int8", "int4-g64")
+"""The same, where times are measured."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,8 @@ class Report:
     greedy: Choice | None
     """What the usual short cut would have proposed."""
     budget: float | None
+    unit: str = "bytes"
+    """Of costs and budget: bytes or milliseconds."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -37,6 +44,7 @@ class Report:
             "kind": self.kind,
             "loss": self.loss,
             "budget": self.budget,
+            "unit": self.unit,
             "options": [asdict(option) for option in self.options],
             "proposal": None if self.proposal is None else asdict(self.proposal),
             "greedy": None if self.greedy is None else asdict(self.greedy),
@@ -49,7 +57,8 @@ def report(
     *,
     formats: Sequence[str] = FORMATS,
     budget: float | None = None,
-    cost: Callable[[str, str, int], float] = lambda layer, form, size: float(size),
+    rows: int | None = None,
+    kernels: Kernels = PORTABLE,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
     """Try every format in every layer, alone, and choose formats within a budget.
@@ -59,7 +68,8 @@ def report(
         text: to measure the loss on.
         formats: to try.
         budget: most of what the layers may cost together (None: nothing is proposed).
-        cost: of a layer in a format, from its bytes: bytes where left out.
+        rows: costs are milliseconds of products with so many tokens at once (None: they are bytes).
+        kernels: what multiplies, where times are measured.
         progress: is told trials done and their total.
 
     Raises:
@@ -69,10 +79,15 @@ def report(
     vocabulary = Vocabulary.of_tokenizer(subject.tokenizer())
     measure = Measure(subject.model, text.batches(subject), causal=subject.causal, vocabulary=vocabulary)
     named = [format_named(name) for name in formats]
-    options = sensitivities(subject.model, measure, named, cost=cost, progress=progress)
+    if rows is None:
+        options = sensitivities(subject.model, measure, named, progress=progress)
+    else:
+        timed = Milliseconds(subject.model, rows, kernels)
+        options = sensitivities(subject.model, measure, named, cost=timed, progress=progress)
     chosen = None if budget is None else choose(options, budget)
     short = None if budget is None else choose_greedily(options, budget)
-    return Report(measure.kind, measure(subject.model), options, chosen, short, budget)
+    unit = "bytes" if rows is None else "milliseconds"
+    return Report(measure.kind, measure(subject.model), options, chosen, short, budget, unit)
 
 
 def draw(found: Report, file: str | Path) -> None:
