@@ -95,7 +95,8 @@ def distilled(work: Path, teacher: Path, start: Path, steps: int) -> tuple[Path,
             )
 
     with World.start(asked.plan, device="cpu", threads=1) as world:
-        Trainer(asked, run, world, [tell]).fit()
+        if Trainer(asked, run, world, [tell]).fit().status != "finished":
+            raise SystemExit(f"broken off and saved: the same command goes on in {run}")
     export_run(run, out, "safetensors")
     told = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     done = [event for event in told if event["event"] == "step_done"]
