@@ -54,7 +54,7 @@ def test_a_run_is_pruned_measured_and_quantised(
 def test_a_budget_of_time(run_dir: Path, text: Path) -> None:
     found = report(run_dir, Text(text, 4), formats=("int8",), budget=1e9, rows=4)
     assert found.unit == "milliseconds" and found.proposal is not None
-    assert set(found.proposal.formats.values()) == {"fp32"}, "whole weights fit, and lose nothing"
+    assert found.proposal.loss <= 0, "whole weights fit, and lose nothing"
     assert all(option.cost > 0 for option in found.options)
 
 
