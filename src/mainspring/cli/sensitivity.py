@@ -82,10 +82,10 @@ def sensitivity(
         return
     tried = list(dict.fromkeys(option.format for option in found.options))
     table = Table("layer", *tried, *(["proposed"] if found.proposal else []))
-    rows: dict[str, dict[str, float]] = {}
+    by_layer: dict[str, dict[str, float]] = {}
     for option in found.options:
-        rows.setdefault(option.layer, {})[option.format] = option.loss
-    for layer, losses in rows.items():
+        by_layer.setdefault(option.layer, {})[option.format] = option.loss
+    for layer, losses in by_layer.items():
         chosen = [found.proposal.formats[layer]] if found.proposal else []
         table.add_row(layer, *(f"{losses[form]:+.2e}" for form in tried), *chosen)
     out().print(table)
