@@ -79,7 +79,10 @@ def table_row(distance: Tensor, config: Disentangled) -> Tensor:
 
 
 def positions_aligned(batch: TokenBatch) -> bool:
-    """Whether within each document positions differ as indices do (with one synchronisation)."""
+    """Whether within each document positions differ as indices do (with one synchronisation); in a graph that
+    is exported, which has no values to look at, they need not."""
+    if torch.compiler.is_exporting():
+        return False
     if batch.ids.is_meta or batch.ids.shape[1] < 2:
         return True
     step = batch.pos[:, 1:] - batch.pos[:, :-1] == 1

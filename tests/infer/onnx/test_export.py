@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mainspring.data.batch import bidirectional_batch, causal_batch
+from mainspring.data.batch import TokenBatch, bidirectional_batch, causal_batch
 from mainspring.errors import UsageError
 from mainspring.infer.onnx import export_onnx, quantize_weights
 from mainspring.infer.onnx.quantize import codes_of
-from mainspring.models import ModelConfig, resolve
+from mainspring.models import FAMILIES, ModelConfig, resolve
 from mainspring.models.onnx import read_onnx
 from mainspring.nn import Transformer, initialize
 from mainspring.numerics import Integers
@@ -157,6 +158,7 @@ def test_int8_is_our_own(encoder: tuple[Transformer, Path]) -> None:
     )
     fed = feed(input_ids=ids, attention_mask=mask, token_type_ids=mask * 0)
     (hidden,) = run.run(["last_hidden_state"], fed)
+    model = copy.deepcopy(model)
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.Linear):
@@ -182,6 +184,55 @@ def test_what_goes_out_comes_back_in(decoder: tuple[Transformer, Path]) -> None:
     torch.testing.assert_close(logits, model(causal_batch(ids)).logits, atol=2e-4, rtol=1e-4)
     logits.square().mean().backward()
     assert all(p.grad is not None for p in graph.module.parameters())
+
+
+class Tagging(nn.Module):
+    """What a task model is: an encoder, and logits of a batch."""
+
+    def __init__(self, encoder: Transformer) -> None:
+        super().__init__()
+        self.encoder, self.score = encoder, nn.Linear(encoder.config.d_model, 3)
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        logits: Tensor = self.score(self.encoder(batch).hidden)
+        return logits
+
+
+@pytest.mark.slow
+def test_a_task_head(tmp_path: Path) -> None:
+    model = Tagging(model_of("bert", type_vocab=2)).eval().requires_grad_(False)
+    (file,) = export_onnx(model, tmp_path)
+    ids, mask = ids_of(3, 8), torch.ones(3, 8, dtype=torch.int64)
+    (logits,) = session(file).run(
+        ["logits"], feed(input_ids=ids, attention_mask=mask, token_type_ids=mask * 0)
+    )
+    np.testing.assert_allclose(logits, model(bidirectional_batch(ids)).numpy(), atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [name for name, family in FAMILIES.items() if not family.causal])
+def test_every_family_that_reads(family: str, tmp_path: Path) -> None:
+    """Its smallest preset, narrower: with relative positions, experts, convolutions and masks of its own."""
+    preset = next(iter(FAMILIES[family].presets))
+    config = resolve(ModelConfig(family=family, preset=preset), vocab_size=VOCABULARY)
+    depth = {"encoder_layers": 1, "decoder_layers": 1} if config.is_encoder_decoder else {"n_layers": 2}
+    narrow = {"d_model": 32, "n_heads": 4, "d_ff": 64, "max_positions": 48, "head_dim": None}
+    config = config.replace(**narrow, **depth)
+    model = initialize(Transformer(config), 5).eval().requires_grad_(False)
+    files = export_onnx(model, tmp_path)
+    if config.is_encoder_decoder:
+        assert len(files) == 2
+        return
+    run = session(files[0])
+    ids, mask = ids_of(2, 9), torch.ones(2, 9, dtype=torch.int64)
+    mask[1, 6:] = 0
+    fed = feed(input_ids=ids, attention_mask=mask)
+    if config.type_vocab:
+        fed["token_type_ids"] = np.zeros((2, 9), np.int64)
+    (hidden,) = run.run(["last_hidden_state"], fed)
+    wanted = model(bidirectional_batch(ids, valid=mask > 0)).hidden.numpy()
+    seen = (mask > 0).numpy()
+    np.testing.assert_allclose(hidden[seen], wanted[seen], atol=1e-4, rtol=1e-4)
 
 
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:

@@ -57,7 +57,8 @@ def export_onnx(
         The files.
 
     Raises:
-        UsageError: the model is spread over ranks, or reads whole rows and should be causal.
+        UsageError: the model is spread over ranks, reads whole rows and should be causal, or does something
+            that no graph can.
         MissingExtraError: onnx or onnxscript is not installed.
     """
     require("onnx", "onnx")
@@ -197,6 +198,11 @@ def _write(recording: _Recording, file: Path, opset: int) -> Path:
                 verbose=False,
                 external_data=False,
             )
+    except torch.onnx.OnnxExporterError as error:
+        cause = str(error.__cause__ or error).strip().splitlines()
+        raise UsageError(
+            f"{type(recording.module).__name__}: torch cannot write this model as a graph: {cause[0][:200]}"
+        ) from error
     finally:
         log.setLevel(level)
     assert program is not None
