@@ -107,6 +107,9 @@ CASES = {world: [*FEW.get(world, ()), *some] for world, some in MANY.items()}
 """By number of ranks: what the table of the docs is made of."""
 
 
+SLOW = (pytest.mark.slow, pytest.mark.timeout(960))
+
+
 @functools.cache
 def outcomes(world, always):
     chosen = FEW if always else MANY
@@ -117,7 +120,7 @@ def outcomes(world, always):
     ("world", "always", "case"),
     [
         pytest.param(world, always, case.id, id=f"{world}-{case.id}", marks=marks)
-        for chosen, always, marks in ((FEW, True, ()), (MANY, False, pytest.mark.slow))
+        for chosen, always, marks in ((FEW, True, ()), (MANY, False, SLOW))
         for world, some in chosen.items()
         for case in some
     ],
