@@ -11,7 +11,7 @@ import mainspring
 from mainspring.errors import PlanError
 from mainspring.planner import Candidate, calibrate, calibrated, cost, device, inventory_of, work_of
 from mainspring.planner.memory import available_memory
-from mainspring.planner.state_probe import SHAPES, state_seconds
+from mainspring.planner.state_probe import SHAPES, pass_seconds, state_seconds
 from support.spawn import run_ranks
 
 FOUND = device("h200").replace(name="made up", kind="cpu", gemm={"fp32": ((128.0, 1e10),)})
@@ -108,17 +108,20 @@ def _state_seconds(rank, world):
         dist.all_reduce(told, op=dist.ReduceOp.MAX)
         return float(told)
 
-    return {zero: state_seconds(zero, world, "fp32", slowest) for zero in (0, 3)}
+    bare = pass_seconds("fp32", world, slowest)
+    states = {zero: state_seconds(zero, "fp32", bare, world, slowest) for zero in (0, 3)}
+    return bare, states
 
 
 def test_states_take_time_by_units_and_parameters():
     found, other = run_ranks(_state_seconds, 2)
     assert found == other  # the slowest rank's, on both
-    for once, further in found.values():
-        assert min(*once, *further) >= 0 and max(once) > 0
-        wide = inventory_of(SHAPES[1])
-        assert 1e-4 < len(wide.units) * once[0] + wide.total * once[1] < 3
-    (unit, element), _ = found[3]
+    bare, states = found
+    wide = inventory_of(SHAPES[1])
+    assert min(bare) >= 0 and 1e-4 < len(wide.units) * bare[0] + wide.total * bare[1] < 3
+    for once, further in states.values():
+        assert min(*once, *further) >= 0 and len(wide.units) * once[0] + wide.total * once[1] < 3
+    (unit, element), _ = states[3]
     step = cost(
         inventory_of(SHAPES[1]),
         work_of(SHAPES[1], 8),
@@ -129,3 +132,19 @@ def test_states_take_time_by_units_and_parameters():
     units = len(inventory_of(SHAPES[1]).units)
     mine = units * unit + inventory_of(SHAPES[1]).total * element
     assert step.seconds["communication"] == pytest.approx(mine + 3 * units)
+
+
+def test_computation_is_scaled_by_the_tokens_of_a_micro_batch():
+    inventory, work = inventory_of(SHAPES[1]), work_of(SHAPES[1], 8)
+    timed = FOUND.replace(compute_scale={"fp32": ((64.0, 2.0), (256.0, 0.5))})
+
+    def longer(rows, micro_batches):
+        one = Candidate(data=1, micro_rows=rows, accumulation=micro_batches)
+        with_scale, without = (cost(inventory, work, one, on, "fp32").seconds for on in (timed, FOUND))
+        assert with_scale["optimizer"] == without["optimizer"]
+        kinds = ("matrix products", "other compute")
+        return sum(with_scale[kind] for kind in kinds) / sum(without[kind] for kind in kinds)
+
+    assert longer(8, 4) == longer(1, 32) == pytest.approx(2.0)  # 64 tokens at once, and fewer
+    assert longer(16, 2) == pytest.approx(1.0)  # between them, on a line between logarithms
+    assert longer(32, 1) == longer(64, 1) == pytest.approx(0.5)

@@ -36,11 +36,12 @@ from mainspring.planner.inventory import inventory_of
 from mainspring.planner.machine import RUNTIME_BYTES
 from mainspring.planner.memory import available_disk, available_memory
 from mainspring.planner.processor import cpu_model
-from mainspring.planner.state_probe import state_seconds
+from mainspring.planner.state_probe import pass_seconds, state_seconds
 from mainspring.planner.work import work_of
 
 SIZES = (2**16, 2**23)
 """Bytes at which collectives are timed; a line through the two gives latency and bandwidth."""
+PRECISIONS: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
 TIMEOUT = 300
 PROGRAM = "from mainspring.planner.calibrate import work; work()"
 """What a rank of the measurement runs."""
@@ -154,7 +155,7 @@ def _probe(ranks: int, threads: int) -> Device:
         precision: [
             (width, _together(partial(probes.product_rate, precision, width))) for width in probes.WIDTHS
         ]
-        for precision in ("fp32", "bf16")
+        for precision in PRECISIONS
     }
     collectives = {}
     for op in ("all_reduce", "reduce_scatter", "all_gather") if ranks > 1 else ():
@@ -163,6 +164,7 @@ def _probe(ranks: int, threads: int) -> Device:
         collectives[op] = (max(small - SIZES[0] / rate, 0.0), rate)
     disk = probes.disk_bandwidth(Path(tempfile.gettempdir()))
     flops = {precision: max(rate for _, rate in points) for precision, points in gemm.items()}
+    bare = {precision: pass_seconds(precision, ranks, _slowest) for precision in PRECISIONS}
     values = {
         "name": f"{cpu_model()}, {ranks} ranks of {threads} threads",
         "kind": "cpu",
@@ -182,32 +184,38 @@ def _probe(ranks: int, threads: int) -> Device:
         "disk_bandwidth": min(disk) / ranks,
         "sources": ("measured by mainspring.planner.calibrate",),
         "gemm": gemm,
-        "attention": {p: _together(partial(probes.attention_rate, p)) for p in ("fp32", "bf16")},
+        "attention": {p: _together(partial(probes.attention_rate, p)) for p in PRECISIONS},
         "logits_bandwidth": _together(partial(probes.logits_bandwidth, 512)),
         "large_logits_bandwidth": _together(partial(probes.logits_bandwidth, 1280)),
         "page_bandwidth": _together(probes.page_bandwidth),
         "update_rate": _together(probes.update_rate),
         "collectives": collectives,
         "states": {
-            f"{precision} {zero}": state_seconds(zero, ranks, precision, _slowest)
-            for precision in ("fp32", "bf16")
+            f"{precision} {zero}": state_seconds(zero, precision, bare[precision], ranks, _slowest)
+            for precision in PRECISIONS
             for zero in (range(4) if ranks > 1 else (0,))
         },
     }
     device = parse(Device, json.loads(json.dumps(values)))
-    scale = {precision: _scale(device, precision) for precision in ("fp32", "bf16")}
-    return device.replace(compute_scale=scale)
+    scale = {
+        precision: [
+            (rows * probes.REFERENCE.max_positions, _scale(device, precision, rows))
+            for rows in probes.REFERENCE_ROWS
+        ]
+        for precision in PRECISIONS
+    }
+    return parse(Device, json.loads(json.dumps({**values, "compute_scale": scale})))
 
 
-def _scale(device: Device, precision: Literal["fp32", "bf16"]) -> float:
-    """Seconds of the reference model over what its parts come to."""
+def _scale(device: Device, precision: Literal["fp32", "bf16"], rows: int) -> float:
+    """Seconds of the reference model over what its parts come to, in micro-batches of so many rows."""
     comm.barrier(name="probe")
-    seconds = _slowest(probes.reference_seconds(precision))
+    seconds = _slowest(probes.reference_seconds(precision, rows))
     inventory, work = (
         inventory_of(probes.REFERENCE),
         work_of(probes.REFERENCE, probes.REFERENCE.max_positions),
     )
-    one = Candidate(data=2, zero=1, micro_rows=probes.REFERENCE_ROWS)  # 16 bits throughout, as it ran
+    one = Candidate(data=2, zero=1, micro_rows=rows)  # 16 bits throughout, as it ran
     expected = cost(inventory, work, one, device, precision).seconds
     return seconds / (expected["matrix products"] + expected["other compute"])
 

@@ -185,11 +185,12 @@ class _Compute:
         stages: tuple[Stage, ...],
     ) -> None:
         self.backward = 0.0
-        rows = candidate.micro_rows * candidate.accumulation
-        scale = rows / (candidate.tensor * candidate.sequence) * device.compute_scale.get(precision, 1.0)
+        rows = candidate.micro_rows * candidate.accumulation / (candidate.tensor * candidate.sequence)
         # (products, between) of all layers, and of what follows the last.
         layers, head = [0.0, 0.0], [0.0, 0.0]
         for one in work.passes:
+            at_once = candidate.micro_rows * one.seq_len / candidate.sequence
+            scale = rows * device.scale(precision, at_once)
             for where, found in (
                 (layers, self._layers(one, candidate, device, precision, numerics)),
                 (head, self._head(one, candidate, device, precision, numerics)),

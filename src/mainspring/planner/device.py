@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
@@ -79,18 +79,18 @@ class Device(Section):
     """The same where logits take `LARGE` bytes or more at once."""
     page_bandwidth: float = 0.0
     """Measured bytes/s at which memory that was given back is taken again (0: at once)."""
-    compute_scale: dict[str, float] = Field(default_factory=dict)
-    """Measured seconds of a small reference model over those worked out from the rates, by precision: on a
-    processor whose threads share cores, what ranks do at a moment decides how much they take from each
-    other."""
+    compute_scale: dict[str, tuple[tuple[float, float], ...]] = Field(default_factory=dict)
+    """Measured (tokens at once, seconds of a small reference model over those worked out from the rates), by
+    precision. What caches hold and what calls cost depends on the tokens of a micro-batch; and on a processor
+    whose threads share cores, what ranks do at a moment decides how much they take from each other."""
     update_rate: float = 0.0
     """Measured parameters/s of an Adam update with its clipping (0: from `memory_bandwidth`)."""
     collectives: dict[Collective, tuple[float, float]] = Field(default_factory=dict)
     """Measured (seconds, bytes/s of the whole tensor) of each collective, in place of links and latency."""
     states: dict[str, tuple[tuple[float, float], tuple[float, float]]] = Field(default_factory=dict)
-    """Measured seconds (of a unit, of a parameter) that states take in a step's first micro-batch and in a
+    """Measured seconds (of a unit, of a parameter) that states add to a step's first micro-batch and to a
     further one however few the tokens, by precision and ZeRO stage ("bf16 2"): gathering, adding up, reducing
-    and the calls themselves; in place of what collectives and fresh pages come to."""
+    and their calls; in place of what collectives and fresh pages come to."""
 
     def rate(self, precision: str) -> float:
         """Peak FLOP/s; where the device lacks one 16-bit format the other stands for it."""
@@ -98,17 +98,14 @@ class Device(Section):
         return self.flops.get(precision) or self.flops.get(other) or self.flops["fp32"]
 
     def product_rate(self, precision: str, width: float) -> float:
-        """FLOP/s that a layer of a width reaches, between the measured ones by their logarithms."""
-        points = sorted(self.gemm.get(precision, ()))
-        if not points:
-            return self.rate(precision) * self.efficiency
-        if width <= points[0][0]:
-            return points[0][1]
-        for (low, slow), (high, fast) in pairwise(points):
-            if width <= high:
-                part = math.log(width / low) / math.log(high / low)
-                return slow * math.exp(part * math.log(fast / slow))
-        return points[-1][1]
+        """FLOP/s that a layer of a width reaches."""
+        points = self.gemm.get(precision, ())
+        return _between(points, width) if points else self.rate(precision) * self.efficiency
+
+    def scale(self, precision: str, tokens: float) -> float:
+        """What computation of a micro-batch of so many tokens takes over what the rates make of it."""
+        points = self.compute_scale.get(precision, ())
+        return _between(points, tokens) if points else 1.0
 
     def bandwidth(self, ranks: int, *, stride: int = 1) -> float:
         """Bytes/s of a rank in a group of `ranks` that are `stride` apart."""
@@ -126,6 +123,18 @@ class Device(Section):
         moved = rounds * (ranks - 1) / ranks * nbytes
         steps = rounds * min(ranks - 1, self.ranks_per_node + ranks // self.ranks_per_node)
         return moved / self.bandwidth(ranks, stride=stride) + steps * self.latency
+
+
+def _between(points: Sequence[tuple[float, float]], at: float) -> float:
+    """The value at a place from those at measured ones, on a line between their logarithms; level outside."""
+    points = sorted(points)
+    if at <= points[0][0]:
+        return points[0][1]
+    for (low, first), (high, second) in pairwise(points):
+        if at <= high:
+            part = math.log(at / low) / math.log(high / low)
+            return first * math.exp(part * math.log(second / first))
+    return points[-1][1]
 
 
 def devices(*more: Path) -> dict[str, Device]:

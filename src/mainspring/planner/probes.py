@@ -110,13 +110,14 @@ def logits_bandwidth(tokens: int) -> float:
 
 REFERENCE = gpt2(256, 2, 4, vocab_size=4096, max_positions=_ROW)
 """What the sum of the parts is held against."""
-REFERENCE_ROWS = 4
+REFERENCE_ROWS = (1, 4, 8)
+"""Rows at once with which it is timed: 256 to 2,048 tokens."""
 
 
-def reference_seconds(precision: str) -> float:
-    """Seconds of a forward and backward of the reference model, over 1,024 tokens."""
+def reference_seconds(precision: str, rows: int) -> float:
+    """Seconds of a forward and backward of the reference model, over so many rows."""
     model = initialize(Transformer(REFERENCE), 0).to(_DTYPES[precision])
-    ids = torch.randint(0, REFERENCE.vocab_size, (REFERENCE_ROWS, _ROW))
+    ids = torch.randint(0, REFERENCE.vocab_size, (rows, _ROW))
 
     def work() -> None:
         logits = model(causal_batch(ids)).logits.float().flatten(0, 1)
