@@ -16,7 +16,10 @@ def test_it_says_where_and_ends_with_ctrl_c(tmp_path: Path) -> None:
     toy = export_toy(tmp_path / "toy")
     server = Served([sys.executable, "-m", "mainspring", "serve", str(toy), "--port", "0"])
     assert server.first_line.startswith(f"serving {toy} at http://127.0.0.1:")
-    assert server.stop(signal.SIGINT) == (0, "stopped\n")
+    code, rest = server.stop(signal.SIGINT)
+    assert code == 0
+    assert rest.startswith("toy: the tokenizer brings no chat template")
+    assert rest.endswith("stopped\n")
 
 
 def test_a_wrong_use_is_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,7 +40,7 @@ def serve() -> Iterator[Callable[..., Served]]:
     for served in started:
         if served.process.poll() is None:
             served.process.kill()
-        served.process.communicate()
+        served.end()
 
 
 @pytest.fixture(scope="module")

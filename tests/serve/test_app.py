@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from fastapi.testclient import TestClient
 
-from mainspring.serve import create_app
+from mainspring.serve import Model, create_app
 from mainspring.serve.worker import Worker
 from support.scripted import Scripted, client_of
 
@@ -23,7 +23,7 @@ def test_health_and_readiness(client: TestClient) -> None:
 
 
 def test_not_ready_before_it_starts_and_after_it_stops(engine: Scripted) -> None:
-    app = create_app({"m": engine})
+    app = create_app({"m": Model(writer=engine)})
     assert TestClient(app).get("/readyz").status_code == 503
     assert TestClient(app).post("/v1/completions", json={"prompt": "x"}).status_code == 503
     with TestClient(app) as client:
@@ -85,8 +85,8 @@ def test_a_job_ends_when_its_reader_leaves() -> None:
     engine = Scripted("x" * 1000, pause=0.001)
 
     async def leave() -> None:
-        worker = Worker("m", capacity=1)
-        job = worker.submit(engine.start(["x"], _many()))
+        worker = Worker("m", engine, capacity=1)
+        job = worker.submit(engine.prepare(["x"], _many()))
 
         async def present() -> bool:
             return False
@@ -107,8 +107,8 @@ def test_a_job_ends_when_its_client_is_gone() -> None:
     engine = Scripted("x" * 1000, pause=0.001)
 
     async def leave() -> int:
-        worker = Worker("m", capacity=1)
-        job = worker.submit(engine.start(["x"], _many()))
+        worker = Worker("m", engine, capacity=1)
+        job = worker.submit(engine.prepare(["x"], _many()))
 
         async def gone() -> bool:
             return True
@@ -125,8 +125,8 @@ def test_closing_a_worker_tells_those_who_wait() -> None:
     engine = Scripted("x" * 1000, pause=0.001)
 
     async def close() -> None:
-        worker = Worker("m", capacity=5)
-        jobs = [worker.submit(engine.start(["x"], _many())) for _ in range(3)]
+        worker = Worker("m", engine, capacity=5)
+        jobs = [worker.submit(engine.prepare(["x"], _many())) for _ in range(3)]
         await asyncio.sleep(0.02)
         await asyncio.to_thread(worker.close)
         assert not worker.alive
@@ -139,7 +139,7 @@ def test_closing_a_worker_tells_those_who_wait() -> None:
                 async for _ in job.pieces(present):
                     pass
         with pytest.raises(Exception, match="stopping"):
-            worker.submit(engine.start(["x"], _many()))
+            worker.submit(engine.prepare(["x"], _many()))
 
     asyncio.run(close())
     assert engine.steps < 500

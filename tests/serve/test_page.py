@@ -1,7 +1,7 @@
 """The page at /, in headless Chromium."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,24 @@ def watched(chromium: Any, server: Served) -> Iterator[Watched]:
     made.until(lambda: page.locator("#model").text_content() == "scripted")
     yield made
     page.close()
+
+
+@pytest.fixture
+def watch(chromium: Any) -> Iterator[Callable[..., Watched]]:
+    """The page of a server that does more: `watch("chat", text=...)`."""
+    opened: list[tuple[Served, Any]] = []
+
+    def start(*more: str, text: str) -> Watched:
+        server, page = Served([sys.executable, str(SERVER), "0.005", text, *more]), chromium.new_page()
+        opened.append((server, page))
+        made = Watched(page, server.url)
+        page.goto(server.url)
+        return made
+
+    yield start
+    for server, page in opened:
+        page.close()
+        server.stop()
 
 
 @pytest.mark.browser
@@ -125,8 +143,8 @@ def test_phone_and_dark(watched: Watched, tmp_path: Path) -> None:
         page.get_by_role("button", name="Generate").click()
         watched.until(lambda: len(watched.text("#completion")) > 100)
         assert watched.overflow() <= 0
-        page.screenshot(path=tmp_path / f"phone-{scheme}.png", full_page=True)
         page.get_by_role("button", name="Stop").click()
+        page.screenshot(path=tmp_path / f"phone-{scheme}.png", full_page=True)
         watched.until(lambda: watched.text("#status") == "Stopped.")
     assert watched.complaints == []
 
@@ -146,3 +164,47 @@ def test_every_control_has_a_name_and_the_keyboard_reaches_it(watched: Watched) 
         reached.append(page.evaluate("document.activeElement.id"))
     assert page.evaluate("document.activeElement.id") == "go"
     assert reached == ["temperature", "max-tokens", "seed", "go"]
+
+
+@pytest.mark.browser
+def test_a_conversation(watch: Callable[..., Watched], tmp_path: Path) -> None:
+    watched = watch("chat", "key", text="An answer <b>in</b> words. " * 12)
+    page = watched.page
+
+    # The server asks for a key, and the page for it.
+    watched.until(lambda: page.get_by_label("API key").is_visible())
+    page.get_by_label("API key").fill("a-key-of-twenty-signs")
+    page.get_by_label("API key").press("Tab")
+    watched.until(lambda: page.get_by_label("Chat").is_visible())
+    page.get_by_label("Chat").check()
+    assert page.get_by_role("button", name="Send").is_enabled()
+
+    said = page.locator("#talk li")
+    page.get_by_role("button", name="Send").click()
+    assert page.get_by_role("alert").text_content() == "Write a message first"
+    for turn, words in enumerate(("Who are <i>you</i>?", "And then?")):
+        page.get_by_label("Message").fill(words)
+        page.get_by_label("Message").press("Control+Enter")
+        watched.until(lambda: "tokens in" in watched.text("#status"))
+        assert said.count() == 2 * (turn + 1)
+        assert said.nth(2 * turn).text_content() == f"You{words}"
+        assert said.nth(2 * turn + 1).text_content().startswith("ModelAn answer <b>in</b> words.")
+        assert page.get_by_label("Message").input_value() == ""
+    assert page.locator("#talk b, #talk i").count() == 0
+    page.screenshot(path=tmp_path / "chat.png", full_page=True)
+    page.set_viewport_size(PHONE)
+    page.emulate_media(color_scheme="dark")
+    assert watched.overflow() <= 0
+    page.screenshot(path=tmp_path / "chat-phone.png", full_page=True)
+
+    # A message that is not answered goes back to where it can be sent again.
+    page.get_by_label("Message").fill("fault")
+    page.get_by_label("Max tokens").fill("999999")
+    page.get_by_role("button", name="Send").click()
+    watched.until(lambda: "at most" in page.get_by_role("alert").text_content())
+    assert page.get_by_label("Message").input_value() == "fault"
+    assert said.count() == 4
+    page.get_by_role("button", name="New conversation").click()
+    assert said.count() == 0
+    assert all("401" in c or "400" in c for c in watched.complaints)
+    assert all(url.startswith((watched.url, "data:")) for url in watched.requests)

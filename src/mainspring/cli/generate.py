@@ -7,14 +7,14 @@ import sys
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mainspring.errors import UsageError
 
 if TYPE_CHECKING:
-    from mainspring.infer import Engine, GenerateOptions
+    from mainspring.infer import Completion, Engine, GenerateOptions
 
 
 class Stopping(StrEnum):
@@ -72,6 +72,14 @@ def generate(
             help="Languages of a model that translates several: en-de.", show_default="the only one"
         ),
     ] = None,
+    draft: Annotated[
+        Path | None,
+        typer.Option(
+            help="A small model of the same tokenizer that drafts tokens for this one to judge.",
+            show_default="none",
+        ),
+    ] = None,
+    draft_tokens: Annotated[int, typer.Option(help="Tokens that it drafts at a time.")] = 4,
     device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1.")] = "cpu",
 ) -> None:
     """Continue a prompt with a trained model.
@@ -96,17 +104,25 @@ def generate(
         seed=seed,
         stop=tuple(stop or ()),
         echo=echo,
+        draft=None if draft is None else Engine.load(draft, device, direction=direction),
+        draft_tokens=draft_tokens,
     )
     text = _stdin() if prompt == "-" else prompt
     engine = Engine.load(path, device, direction=direction)
     if as_json:
-        completions = [asdict(completion) for completion in engine.generate([text], options)]
+        completions = [_described(completion) for completion in engine.generate([text], options)]
         _write(json.dumps(completions, indent=2, ensure_ascii=False) + "\n")
     elif stream and n == 1:
         _stream(engine, text, options)
     else:
         for completion in engine.generate([text], options):
             _write(f"[{completion.index + 1}]\n" * (n > 1) + completion.text + "\n")
+
+
+def _described(completion: Completion) -> dict[str, Any]:
+    told, speculation = asdict(completion), completion.speculation
+    told["speculation"] = None if speculation is None else {**speculation._asdict(), "rate": speculation.rate}
+    return told
 
 
 def _stream(engine: Engine, text: str, options: GenerateOptions) -> None:

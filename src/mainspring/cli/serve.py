@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
@@ -12,9 +13,16 @@ from mainspring.errors import UsageError
 
 
 def serve(
-    path: Annotated[
-        Path, typer.Argument(help="Run, checkpoint (RUN/checkpoints/step-...) or exported model (folder).")
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Runs, checkpoints (RUN/checkpoints/step-...) or exported models (folders), one or several."
+        ),
     ],
+    name: Annotated[
+        list[str] | None,
+        typer.Option(help="What requests call each model, in order.", show_default="its folder's name"),
+    ] = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0 is every network of this machine.")
     ] = "127.0.0.1",
@@ -27,25 +35,76 @@ def serve(
             help="Languages of a model that translates several: en-de.", show_default="the only one"
         ),
     ] = None,
+    api_keys: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of API keys, one a line; requests then have to bring one.", show_default="none needed"
+        ),
+    ] = None,
+    slots: Annotated[int, typer.Option(help="Completions that a model writes side by side.")] = 16,
+    context: Annotated[int, typer.Option(help="Tokens of a prompt and its completion, at most.")] = 4096,
+    chunk: Annotated[
+        int, typer.Option(help="Tokens of new prompts that are read between two steps of running texts.")
+    ] = 256,
+    prefix_mb: Annotated[
+        int, typer.Option(help="Megabytes of prompts kept for prompts that begin alike; 0 keeps none.")
+    ] = 256,
+    waiting: Annotated[
+        int, typer.Option(help="Requests that may wait for a model; more are told to come again (429).")
+    ] = 64,
+    max_tokens: Annotated[int, typer.Option(help="Largest max_tokens of a request.")] = 4096,
+    timeout: Annotated[float, typer.Option(help="Seconds that a request may take.")] = 300.0,
+    log_requests: Annotated[
+        bool,
+        typer.Option("--log-requests", help="Write a line of JSON about each request to standard error."),
+    ] = False,
     grace: Annotated[
         float, typer.Option(help="Seconds that answers may take to finish when told to stop.")
     ] = 10.0,
 ) -> None:
-    """Serve a trained model: an OpenAI-shaped API and a page to type into.
+    """Serve trained models: an OpenAI-shaped API and a page to type into.
 
     mainspring serve runs/quickstart
     """
-    from mainspring.serve import run
+    from mainspring.infer.batching import BatchSettings
+    from mainspring.serve import Limits, run
+    from mainspring.serve.keys import read_keys
 
     if dtype not in ("fp32", "bf16"):
         raise UsageError(f"--dtype {dtype}: should be fp32 or bf16")
+    for option, value in (("--waiting", waiting), ("--max-tokens", max_tokens), ("--timeout", timeout)):
+        if value < (0 if option == "--waiting" else 1):
+            raise UsageError(f"{option} {value}: should be {0 if option == '--waiting' else 1} or more")
     precision = cast(Literal["fp32", "bf16"], dtype)
     console = err()
 
-    def ready(url: str) -> None:
-        console.print(
-            f"serving {path} at {url} (page), {url}/v1/completions (API); Ctrl-C stops", markup=False
-        )
+    def say(line: str) -> None:
+        console.print(line, markup=False)
 
-    run(path, host, port, device=device, dtype=precision, direction=direction, grace=grace, on_ready=ready)
-    console.print("stopped", markup=False)
+    def ready(url: str) -> None:
+        say(f"serving {', '.join(map(str, paths))} at {url} (page), {url}/v1 (API); Ctrl-C stops")
+
+    run(
+        paths,
+        host,
+        port,
+        names=name or (),
+        device=device,
+        dtype=precision,
+        direction=direction,
+        limits=Limits(waiting=waiting, tokens=max_tokens, seconds=timeout),
+        batching=BatchSettings(
+            slots=slots, context=context, chunk=chunk, prefix_bytes=max(0, prefix_mb) << 20
+        ),
+        keys=() if api_keys is None else read_keys(api_keys),
+        log=_line if log_requests else None,
+        grace=grace,
+        on_ready=ready,
+        note=say,
+    )
+    say("stopped")
+
+
+def _line(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()

@@ -4,10 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 FinishReason = Literal["stop", "length"]
 """Why a completion ended: a stop string or the end-of-text token; or the token or position limit."""
+
+
+class Speculation(NamedTuple):
+    """What became of drafted tokens."""
+
+    drafted: int
+    """Tokens that the small model proposed."""
+    accepted: int
+    """Those of them that the large one kept."""
+
+    @property
+    def rate(self) -> float:
+        """Share of drafted tokens that were kept; 0 without any."""
+        return self.accepted / self.drafted if self.drafted else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +57,8 @@ class Piece:
     """Set on the last piece of a completion."""
     score: float | None = None
     """Beam search, last piece: log-probability / length ** length_penalty."""
+    speculation: Speculation | None = None
+    """Speculative decoding, last piece: what became of the drafts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +81,8 @@ class Completion:
     """Token by token, where asked."""
     score: float | None = None
     """Beam search: log-probability / length ** length_penalty."""
+    speculation: Speculation | None = None
+    """What became of the drafts, where a draft model was given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,4 +116,5 @@ def _join(pieces: list[Piece], prompt_tokens: int) -> Completion:
         tokens=sum(piece.tokens for piece in pieces),
         logprobs=logprobs or None,
         score=last.score,
+        speculation=last.speculation,
     )

@@ -98,7 +98,11 @@ def choose(
     logits: Tensor, history: History, options: GenerateOptions, generators: Sequence[Generator]
 ) -> Tensor:
     """One token a row under `options`. logits [B, V] -> int64 [B]."""
+    settled = filtered(logits, history, options)
+    return sample(settled, generators) if options.samples else greedy(settled)
+
+
+def filtered(logits: Tensor, history: History, options: GenerateOptions) -> Tensor:
+    """What tokens are drawn from, or the greatest taken of: -inf at what is excluded. [B, V] -> [B, V]."""
     logits, blocked = history.penalize(logits), history.blocked(logits.device)
-    if options.samples:
-        return sample(sampling_logits(logits, options, blocked), generators)
-    return greedy(block(logits, blocked))
+    return sampling_logits(logits, options, blocked) if options.samples else block(logits, blocked)

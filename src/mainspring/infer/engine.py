@@ -25,7 +25,9 @@ from mainspring.infer.decode import Row, decode
 from mainspring.infer.layout import Layout, continuing
 from mainspring.infer.load import load
 from mainspring.infer.options import GenerateOptions
-from mainspring.infer.runner import CachedRunner, PlainRunner, Runner
+from mainspring.infer.prepared import Prepared
+from mainspring.infer.runner import CachedRunner, PlainRunner, Runner, takes_cache
+from mainspring.infer.speculative import check_draft, speculate
 from mainspring.infer.stopping import find_stop
 from mainspring.infer.text_stream import TextStream
 from mainspring.infer.writer import Writer, chosen_logits
@@ -101,6 +103,15 @@ class Engine:
         Raises:
             UsageError: as `generate`.
         """
+        prepared = self.prepare(prompts, options)
+        return Generation(prepared.prompt_tokens, self.pieces(prepared))
+
+    def prepare(self, prompts: Sequence[Prompt], options: GenerateOptions | None = None) -> Prepared:
+        """Check and tokenise prompts. May be called from any thread.
+
+        Raises:
+            UsageError: as `generate`.
+        """
         options = options or GenerateOptions()
         if isinstance(prompts, str):
             raise UsageError("prompts is a string; give a list of prompts")
@@ -114,10 +125,15 @@ class Engine:
                 "echo with logprobs reports the prompt's own log-probabilities; this model reads prompts as "
                 "sources and has none: leave out one of the two"
             )
+        if options.draft is not None:
+            check_draft(self, options.draft, options)
         rows = [self._tokens(k, prompt) for k, prompt in enumerate(prompts)]
-        texts = [p if isinstance(p, str) else self.tokenizer.decode(list(p)) for p in prompts]
-        counts = tuple(len(row) for row in rows)
-        return Generation(counts, self._pieces(texts, rows, options) if rows else iter(()))
+        return Prepared(
+            tuple(p if isinstance(p, str) else self.tokenizer.decode(list(p)) for p in prompts),
+            tuple(tuple(row) for row in rows),
+            tuple(self._limit(row, options) for row in rows),
+            options,
+        )
 
     def _tokens(self, number: int, prompt: Prompt) -> list[int]:
         tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
@@ -155,27 +171,39 @@ class Engine:
             )
 
     def _runner(self, *, cached: bool, every: bool = False) -> Runner:
-        # What reads other tokens than through attention has to read whole rows.
-        model, config = self.model, self.model.config
-        cached = cached and model.conv is None and not (config.mask_decoder or config.head_context)
-        return (CachedRunner if cached else PlainRunner)(model, self.vocabulary, self.layout, every=every)
+        kind = CachedRunner if cached and takes_cache(self.model) else PlainRunner
+        return kind(self.model, self.vocabulary, self.layout, every=every)
 
-    def _pieces(
-        self, texts: list[str], prompts: list[list[int]], options: GenerateOptions
-    ) -> Iterator[Piece]:
-        limits = [self._limit(row, options) for row in prompts]
-        histories = prompts if self.layout.continues else [[] for _ in prompts]
+    def writer(self, prepared: Prepared, prompt: int, index: int) -> Writer:
+        """What makes text of the tokens of completion `index` of a prompt."""
+        options = prepared.options
+        return Writer(
+            self.tokenizer,
+            prompt,
+            index,
+            context=self.history(prepared, prompt),
+            stops=options.stop,
+            logprobs=options.logprobs,
+            end=self.layout.end,
+        )
+
+    def history(self, prepared: Prepared, prompt: int) -> Sequence[int]:
+        """The tokens that count as said before a completion of a prompt."""
+        return prepared.prompts[prompt] if self.layout.continues else ()
+
+    def pieces(self, prepared: Prepared) -> Iterator[Piece]:
+        """Continue prompts by themselves, as one batch of rows that go in step."""
+        texts, prompts, options = prepared.texts, [list(p) for p in prepared.prompts], prepared.options
+        if not prompts:
+            return
+        if options.draft is not None:
+            yield from speculate(self, options.draft, prepared)
+            return
+        limits = list(prepared.limits)
+        histories = [self.history(prepared, p) for p in range(len(prompts))]
         writers = {
-            (p, index): Writer(
-                self.tokenizer,
-                p,
-                index,
-                context=history,
-                stops=options.stop,
-                logprobs=options.logprobs,
-                end=self.layout.end,
-            )
-            for p, history in enumerate(histories)
+            (p, index): self.writer(prepared, p, index)
+            for p in range(len(prompts))
             for index in range(options.n)
         }
         scores_prompt = options.echo and options.logprobs is not None
@@ -199,7 +227,7 @@ class Engine:
     def _rows(
         self,
         runner: Runner,
-        histories: list[list[int]],
+        histories: Sequence[Sequence[int]],
         first: Tensor,
         limits: list[int],
         writers: dict[tuple[int, int], Writer],
@@ -218,7 +246,7 @@ class Engine:
         self,
         runner: Runner,
         prompts: list[list[int]],
-        histories: list[list[int]],
+        histories: Sequence[Sequence[int]],
         first: Tensor,
         limits: list[int],
         writers: dict[tuple[int, int], Writer],

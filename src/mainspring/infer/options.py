@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from mainspring.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mainspring.infer.engine import Engine
 
 MAX_SEED = 2**63 - 1
 """Largest seed."""
@@ -58,6 +61,11 @@ class GenerateOptions:
     """Keep keys and values of past tokens; False computes everything again for each token (a check, and
     slow)."""
 
+    draft: Engine | None = None
+    """A small model that drafts tokens for this one to judge (`infer.speculative`); None: no draft."""
+    draft_tokens: int = 4
+    """Tokens that it drafts at a time."""
+
     def __post_init__(self) -> None:
         """Check every field and the ways in which they combine."""
         _whole("max_tokens", self.max_tokens, 0, "tokens")
@@ -70,6 +78,7 @@ class GenerateOptions:
         _whole("no_repeat_ngram", self.no_repeat_ngram, 0, "tokens, or 0 for no limit")
         _whole("num_beams", self.num_beams, 1, "hypotheses")
         _real("length_penalty", self.length_penalty, True, "a finite number")
+        _whole("draft_tokens", self.draft_tokens, 1, "tokens")
         _whole("n", self.n, 1, "completions")
         _whole("seed", self.seed, 0, "")
         if self.seed > MAX_SEED:
@@ -94,6 +103,11 @@ class GenerateOptions:
     def samples(self) -> bool:
         """Whether tokens are drawn at random."""
         return self.temperature > 0
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the choice of a token depends on those that the row already holds."""
+        return self.repetition_penalty != 1.0 or self.no_repeat_ngram > 0
 
 
 def _whole(field: str, value: object, least: int, unit: str) -> None:

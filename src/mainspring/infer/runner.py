@@ -27,6 +27,11 @@ CONTINUING = Layout()
 """Text that is continued."""
 
 
+def takes_cache(model: Transformer) -> bool:
+    """Whether a model reads past tokens through attention alone; one that does not has to read whole rows."""
+    return model.conv is None and not (model.config.mask_decoder or model.config.head_context)
+
+
 class Runner(Protocol):
     """Rows of tokens and the logits of what follows each."""
 

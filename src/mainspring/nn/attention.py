@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mainspring.data.batch import TokenBatch
 from mainspring.nn import biased_attention
 from mainspring.nn.blocked_attention import blocked_attention, suits
-from mainspring.nn.cache import LayerCache
+from mainspring.nn.cache import Store
 from mainspring.nn.config import TransformerConfig
 from mainspring.nn.disentangled import DisentangledAttention, DistanceVectors, Relative, project_parts
 from mainspring.nn.gate import PositionGate, gated_scores
@@ -154,7 +154,7 @@ class SelfAttention(nn.Module):
         self,
         x: Tensor,
         sight: Sight,
-        store: LayerCache | None = None,
+        store: Store | None = None,
         context: Tensor | None = None,
         fused: list[Tensor] | None = None,
     ) -> Tensor:
@@ -207,7 +207,7 @@ class SelfAttention(nn.Module):
         q, v = self.qv_bias.view(-1, 2, self.head_dim).unbind(1)
         return torch.stack([q, torch.zeros_like(q), v], dim=1).view(-1)
 
-    def _by_distance(self, q: Tensor, k: Tensor, v: Tensor, sight: Sight, store: LayerCache | None) -> Tensor:
+    def _by_distance(self, q: Tensor, k: Tensor, v: Tensor, sight: Sight, store: Store | None) -> Tensor:
         assert self.disentangled is not None and sight.relative is not None
         if store is not None:
             k, v = (t.transpose(1, 2) for t in store.append(k.transpose(1, 2), v.transpose(1, 2)))
@@ -257,9 +257,7 @@ class CrossAttention(nn.Module):
         names = ("q.weight", "q.bias", "kv.weight", "kv.bias")
         return {**dict.fromkeys(names, across), "out.weight": along}
 
-    def forward(
-        self, x: Tensor, memory: Tensor | None, sight: Sight, store: LayerCache | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, memory: Tensor | None, sight: Sight, store: Store | None = None) -> Tensor:
         """x [B, T, D], memory [B, S, D] (what `peers.enter` gives) -> [B, T, D]; a `store` keeps the memory's
         keys and values."""
         x = self.peers.enter(x)

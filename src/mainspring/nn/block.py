@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mainspring.nn.attention import CrossAttention, SelfAttention, Sight
-from mainspring.nn.cache import LayerCache
+from mainspring.nn.cache import Store
 from mainspring.nn.config import TransformerConfig
 from mainspring.nn.feed_forward import FeedForward
 from mainspring.nn.moe.layer import ExpertFeedForward
@@ -72,7 +72,7 @@ class Block(nn.Module):
         sight: Sight,
         memory: Tensor | None = None,
         cross_sight: Sight | None = None,
-        store: LayerCache | None = None,
+        store: Store | None = None,
         remat: bool = False,
         context: Tensor | None = None,
         valid: Tensor | None = None,
@@ -117,7 +117,7 @@ class Block(nn.Module):
         sight: Sight,
         memory: Tensor | None,
         cross_sight: Sight | None,
-        store: LayerCache | None,
+        store: Store | None,
         context: Tensor | None,
         valid: Tensor | None,
         expose: bool,

@@ -7,12 +7,42 @@ seen, and later tokens carry each row's own positions and ranks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 from mainspring.data.batch import TokenBatch
 from mainspring.errors import UsageError
 from mainspring.nn.config import TransformerConfig
+
+
+class Store(Protocol):
+    """What one layer asks of a cache."""
+
+    cross: tuple[Tensor, Tensor] | None
+    """Keys and values of an encoder's output, once it has been seen."""
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store [B, heads, T, head_dim] and return all that is stored, [B, heads, stored, head_dim]."""
+        ...
+
+
+class Cache(Protocol):
+    """What a model asks of a cache: `KVCache` for rows that go in step, `SlotRows` for rows that do not."""
+
+    source: TokenBatch | None
+    """Token data of the encoder's input, once it has been seen."""
+
+    @property
+    def layers(self) -> Sequence[Store]:
+        """One for each layer."""
+        ...
+
+    def push(self, batch: TokenBatch) -> TokenBatch:
+        """Store the data of the tokens about to be seen and return the data of all stored."""
+        ...
 
 
 class LayerCache:

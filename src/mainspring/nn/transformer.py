@@ -15,7 +15,7 @@ from mainspring.data.batch import TokenBatch, lengthened
 from mainspring.errors import UsageError
 from mainspring.nn.attention import Here, Sight, TokenSpread
 from mainspring.nn.block import Block, LayerOutput, make_norm
-from mainspring.nn.cache import KVCache
+from mainspring.nn.cache import Cache
 from mainspring.nn.config import T5Bias, TransformerConfig
 from mainspring.nn.conv import TokenConvolution
 from mainspring.nn.costs import multiply_adds
@@ -99,7 +99,7 @@ class Transformer(nn.Module):
         batch: TokenBatch,
         *,
         source: TokenBatch | None = None,
-        cache: KVCache | None = None,
+        cache: Cache | None = None,
         embeds: Tensor | None = None,
         select: Tensor | None = None,
         states: bool = False,
@@ -279,7 +279,7 @@ class Transformer(nn.Module):
             costs[-1] += self.head.table.weight.numel()
         return costs
 
-    def _check_source(self, source: TokenBatch | None, cache: KVCache | None) -> None:
+    def _check_source(self, source: TokenBatch | None, cache: Cache | None) -> None:
         if cache is not None and (self.conv is not None or self.config.mask_decoder):
             raise UsageError(
                 "a model with a convolution or a mask decoder reads whole rows: it takes no cache"

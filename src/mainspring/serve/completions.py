@@ -1,36 +1,35 @@
-"""From pieces to OpenAI's completion objects, whole or as server-sent events."""
+"""From pieces to the objects of OpenAI's API, whole or as server-sent events: completions and chat."""
 
 from __future__ import annotations
 
 import json
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from mainspring.errors import RunFault
-from mainspring.infer.completion import Generation, Piece, TokenLogprob
+from mainspring.infer.batching import DeadlineError
+from mainspring.infer.completion import Piece, TokenLogprob
 from mainspring.serve.errors import error_body
 
 
-@dataclass(slots=True)
-class Answer:
-    """One completion request being answered."""
+@dataclass(slots=True, kw_only=True)
+class Answer(ABC):
+    """One request for text being answered."""
 
     model: str
     n: int
     prompt_tokens: tuple[int, ...]
     logprobs: bool
-    id: str = field(default_factory=lambda: f"cmpl-{uuid.uuid4().hex}")
+    id: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
     tokens: int = 0
     """Tokens generated so far, over all choices."""
-
-    @classmethod
-    def to(cls, generation: Generation, model: str, n: int, logprobs: bool) -> Answer:
-        """The answer that a generation will give."""
-        return cls(model, n, generation.prompt_tokens, logprobs)
+    begun: set[int] = field(default_factory=set)
+    """Choices of which something has been sent."""
 
     async def whole(self, pieces: AsyncIterator[Piece]) -> dict[str, Any]:
         """Everything in one object."""
@@ -38,16 +37,8 @@ class Answer:
         async for piece in pieces:
             self.tokens += piece.tokens
             parts.setdefault(self._choice(piece), []).append(piece)
-        choices = [
-            {
-                "index": number,
-                "text": "".join(piece.text for piece in parts[number]),
-                "logprobs": self._logprobs([e for piece in parts[number] for e in piece.logprobs]),
-                "finish_reason": next((piece.finish for piece in parts[number] if piece.finish), None),
-            }
-            for number in sorted(parts)
-        ]
-        return self._object(choices, usage=self._usage())
+        choices = [self._finished(number, parts[number]) for number in sorted(parts)]
+        return self._object(self._kinds[0], choices, usage=self.usage())
 
     async def events(self, pieces: AsyncIterator[Piece], *, usage: bool) -> AsyncIterator[str]:
         """Server-sent events: a chunk for each piece with news, then the counts if asked, then [DONE]."""
@@ -55,13 +46,13 @@ class Answer:
             async for piece in pieces:
                 self.tokens += piece.tokens
                 if piece.text or piece.logprobs or piece.finish:
-                    choice = {
-                        "index": self._choice(piece),
-                        "text": piece.text,
-                        "logprobs": self._logprobs(piece.logprobs),
-                        "finish_reason": piece.finish,
-                    }
-                    yield _event(self._object([choice]))
+                    number = self._choice(piece)
+                    choice = self._news(number, piece, first=number not in self.begun)
+                    self.begun.add(number)
+                    yield _event(self._object(self._kinds[1], [choice]))
+        except DeadlineError as error:
+            yield _event(error_body(str(error), "timeout_error", code="deadline"))
+            return
         except RunFault as error:
             yield _event(error_body(str(error), "server_error"))
             return
@@ -73,23 +64,24 @@ class Answer:
             )
             return
         if usage:
-            yield _event(self._object([], usage=self._usage()))
+            yield _event(self._object(self._kinds[1], [], usage=self.usage()))
         yield "data: [DONE]\n\n"
 
     def _choice(self, piece: Piece) -> int:
         return piece.prompt * self.n + piece.index
 
-    def _object(self, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    def _object(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         return {
             "id": self.id,
-            "object": "text_completion",
+            "object": kind,
             "created": self.created,
             "model": self.model,
             "choices": choices,
             **more,
         }
 
-    def _usage(self) -> dict[str, int]:
+    def usage(self) -> dict[str, int]:
+        """Tokens of prompts, of what was generated, and of both."""
         prompt = sum(self.prompt_tokens)
         return {
             "prompt_tokens": prompt,
@@ -97,7 +89,42 @@ class Answer:
             "total_tokens": prompt + self.tokens,
         }
 
-    def _logprobs(self, entries: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+    @property
+    @abstractmethod
+    def _kinds(self) -> tuple[str, str]:
+        """What the whole object and a chunk are called."""
+
+    @abstractmethod
+    def _finished(self, number: int, pieces: Sequence[Piece]) -> dict[str, Any]:
+        """A choice of the whole object."""
+
+    @abstractmethod
+    def _news(self, number: int, piece: Piece, *, first: bool) -> dict[str, Any]:
+        """A choice of a chunk; `first`: of this choice."""
+
+
+@dataclass(slots=True, kw_only=True)
+class CompletionAnswer(Answer):
+    """Of POST /v1/completions."""
+
+    id: str = field(default_factory=lambda: f"cmpl-{uuid.uuid4().hex}")
+
+    @property
+    def _kinds(self) -> tuple[str, str]:
+        return "text_completion", "text_completion"
+
+    def _finished(self, number: int, pieces: Sequence[Piece]) -> dict[str, Any]:
+        return {
+            "index": number,
+            "text": _text(pieces),
+            "logprobs": self._reported(_entries(pieces)),
+            "finish_reason": _finish(pieces),
+        }
+
+    def _news(self, number: int, piece: Piece, *, first: bool) -> dict[str, Any]:
+        return self._finished(number, [piece])
+
+    def _reported(self, entries: Sequence[TokenLogprob]) -> dict[str, Any] | None:
         if not self.logprobs:
             return None
         return {
@@ -107,6 +134,60 @@ class Answer:
             "top_logprobs": [dict(reversed(e.top)) if e.logprob is not None else None for e in entries],
             "text_offset": [e.offset for e in entries],
         }
+
+
+@dataclass(slots=True, kw_only=True)
+class ChatAnswer(Answer):
+    """Of POST /v1/chat/completions."""
+
+    id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
+
+    @property
+    def _kinds(self) -> tuple[str, str]:
+        return "chat.completion", "chat.completion.chunk"
+
+    def _finished(self, number: int, pieces: Sequence[Piece]) -> dict[str, Any]:
+        return {
+            "index": number,
+            "message": {"role": "assistant", "content": _text(pieces), "refusal": None},
+            "logprobs": self._reported(_entries(pieces)),
+            "finish_reason": _finish(pieces),
+        }
+
+    def _news(self, number: int, piece: Piece, *, first: bool) -> dict[str, Any]:
+        delta: dict[str, Any] = {"role": "assistant"} if first else {}
+        if piece.text or first:
+            delta["content"] = piece.text
+        return {
+            "index": number,
+            "delta": delta,
+            "logprobs": self._reported(piece.logprobs),
+            "finish_reason": piece.finish,
+        }
+
+    def _reported(self, entries: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+        if not self.logprobs:
+            return None
+        content = [
+            {**_named(e.token, e.logprob), "top_logprobs": [_named(t, v) for t, v in e.top]} for e in entries
+        ]
+        return {"content": content, "refusal": None}
+
+
+def _named(token: str, logprob: float | None) -> dict[str, Any]:
+    return {"token": token, "logprob": logprob, "bytes": list(token.encode())}
+
+
+def _text(pieces: Sequence[Piece]) -> str:
+    return "".join(piece.text for piece in pieces)
+
+
+def _entries(pieces: Sequence[Piece]) -> list[TokenLogprob]:
+    return [entry for piece in pieces for entry in piece.logprobs]
+
+
+def _finish(pieces: Sequence[Piece]) -> str | None:
+    return next((piece.finish for piece in pieces if piece.finish), None)
 
 
 def _event(body: dict[str, Any]) -> str:

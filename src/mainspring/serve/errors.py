@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from mainspring.errors import UsageError, suggest
-from mainspring.serve.schema import CompletionRequest
+from mainspring.errors import RunFault, UsageError, suggest
+from mainspring.infer.batching import DeadlineError
 
 
 class ApiError(Exception):
@@ -36,8 +38,19 @@ def error_body(message: str, kind: str, param: str | None = None, code: str | No
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def install(app: FastAPI) -> None:
-    """Answer every failure of `app` with an error object."""
+def busy(message: str, retry_after: int) -> ApiError:
+    """The answer where there is no room."""
+    return ApiError(
+        429,
+        f"the server is busy: {message}; try again in {retry_after} s",
+        code="busy",
+        kind="rate_limit_error",
+        headers={"retry-after": str(retry_after)},
+    )
+
+
+def install(app: FastAPI, bodies: Mapping[str, type[BaseModel]]) -> None:
+    """Answer every failure of `app` with an error object; `bodies` are what its paths take."""
 
     @app.exception_handler(ApiError)
     async def _api(request: Request, error: ApiError) -> JSONResponse:
@@ -47,9 +60,18 @@ def install(app: FastAPI) -> None:
     async def _usage(request: Request, error: UsageError) -> JSONResponse:
         return JSONResponse(error_body(str(error), "invalid_request_error"), 400)
 
+    @app.exception_handler(DeadlineError)
+    async def _late(request: Request, error: DeadlineError) -> JSONResponse:
+        return JSONResponse(error_body(str(error), "timeout_error", code="deadline"), 504)
+
+    @app.exception_handler(RunFault)
+    async def _run(request: Request, error: RunFault) -> JSONResponse:
+        return JSONResponse(error_body(str(error), "server_error"), 503)
+
     @app.exception_handler(RequestValidationError)
     async def _validation(request: Request, error: RequestValidationError) -> JSONResponse:
-        message, param = explain(error)
+        body = bodies.get(request.url.path)
+        message, param = explain(error, () if body is None else body.model_fields)
         return JSONResponse(error_body(message, "invalid_request_error", param), 400)
 
     @app.exception_handler(HTTPException)
@@ -72,12 +94,13 @@ def install(app: FastAPI) -> None:
         )
 
 
-def explain(error: RequestValidationError) -> tuple[str, str | None]:
-    """What is wrong with a request, in one line, and the field concerned."""
+def explain(error: RequestValidationError, fields: Iterable[str]) -> tuple[str, str | None]:
+    """What is wrong with a request, in one line, and the field concerned; `fields` are all there are."""
     faults = error.errors()
     # Of a union every member complains; what one of our own checks says is the most telling.
     fault = next((f for f in faults if f["type"] == "value_error"), faults[0])
-    place = [str(part) for part in fault["loc"] if part != "body"]
+    # A member of a union stands in the place too, by the name of its type.
+    place = [str(part) for part in fault["loc"] if part != "body" and "[" not in str(part)]
     if fault["type"] == "json_invalid":
         return f"the body is not valid JSON: {fault.get('ctx', {}).get('error', fault['msg'])}", None
     if not place:
@@ -85,10 +108,7 @@ def explain(error: RequestValidationError) -> tuple[str, str | None]:
     field = place[0]
     if fault["type"] == "extra_forbidden":
         name = place[-1]
-        return (
-            f"unrecognized request argument: {name!r}; {suggest(name, CompletionRequest.model_fields)}",
-            name,
-        )
+        return (f"unrecognized request argument: {name!r}; {suggest(name, fields)}", name)
     if fault["type"] == "missing":
         return f"{field}: required and not given", field
     if field == "prompt" and fault["type"] != "value_error":

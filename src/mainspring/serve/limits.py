@@ -22,6 +22,10 @@ class Limits:
     """`max_tokens` of one request."""
     waiting: int = 64
     """Requests that may wait for one model; more are told to come again."""
+    texts: int = 512
+    """Texts, pairs or documents of one request that is not about writing."""
+    seconds: float = 300.0
+    """Time that a request may take; a client asks for less with the header x-request-timeout."""
 
 
 class LimitBody:

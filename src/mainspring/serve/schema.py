@@ -1,4 +1,4 @@
-"""The completions request, in the shape of OpenAI's API, and how it becomes `GenerateOptions`."""
+"""Requests for text, in the shape of OpenAI's API, and how they become `GenerateOptions`."""
 
 from __future__ import annotations
 
@@ -31,16 +31,25 @@ class StreamOptions(BaseModel):
     """Send the token counts in one more chunk before the end."""
 
 
-class CompletionRequest(BaseModel):
-    """Body of POST /v1/completions. Fields after `user` extend OpenAI's."""
+class Body(BaseModel):
+    """A request's body: unknown fields are refused, null is the default."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     model: Text | None = None
     """Which model answers; may be left out where one is served."""
-    prompt: Text | list[Text] | list[int] | list[list[int]]
-    """One prompt or several, as text or as tokens."""
-    max_tokens: int = Field(16, ge=0)
+    user: str | None = None
+    """Taken and not used."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_default(cls, values: Any) -> Any:
+        return {k: v for k, v in values.items() if v is not None} if isinstance(values, dict) else values
+
+
+class Writing(Body):
+    """What requests for text have in common. Fields after `logit_bias` extend OpenAI's."""
+
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
     n: int = Field(1, ge=1)
@@ -48,17 +57,10 @@ class CompletionRequest(BaseModel):
     seed: int | None = Field(None, ge=0, le=MAX_SEED)
     stream: bool = False
     stream_options: StreamOptions | None = None
-    echo: bool = False
-    logprobs: int | None = Field(None, ge=0, le=20)
-    user: str | None = None
-    """Taken and not used."""
-    best_of: int | None = None
-    """Taken where it changes nothing (equal to `n`)."""
     presence_penalty: float = 0.0
     """Taken at 0 only."""
     frequency_penalty: float = 0.0
     """Taken at 0 only."""
-    suffix: None = None
     logit_bias: dict[str, float] | None = None
     """Taken when empty only."""
 
@@ -68,11 +70,6 @@ class CompletionRequest(BaseModel):
     num_beams: int = Field(1, ge=1)
     length_penalty: float = 1.0
     early_stopping: Literal[True, False, "never"] = False
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_default(cls, values: Any) -> Any:
-        return {k: v for k, v in values.items() if v is not None} if isinstance(values, dict) else values
 
     @field_validator("presence_penalty", "frequency_penalty", "logit_bias")
     @classmethod
@@ -89,6 +86,58 @@ class CompletionRequest(BaseModel):
             raise ValueError(f"should be up to 16 strings that are not empty, not {len(stops)}")
         return value
 
+    def generate_options(
+        self,
+        seed: int,
+        *,
+        max_tokens: int,
+        logprobs: int | None,
+        echo: bool = False,
+        stops: tuple[str, ...] = (),
+    ) -> GenerateOptions:
+        """Settings of the generation.
+
+        Args:
+            seed: where the request gives none.
+            max_tokens: tokens at most.
+            logprobs: alternatives to report.
+            echo: whether the prompt is repeated.
+            stops: ends of the text beside the request's own.
+
+        Raises:
+            ConfigError: settings that do not go together.
+        """
+        own = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        return GenerateOptions(
+            max_tokens=max_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            n=self.n,
+            repetition_penalty=self.repetition_penalty,
+            no_repeat_ngram=self.no_repeat_ngram,
+            num_beams=self.num_beams,
+            length_penalty=self.length_penalty,
+            early_stopping=self.early_stopping,
+            echo=echo,
+            stop=(*own, *stops),
+            seed=seed if self.seed is None else self.seed,
+            logprobs=logprobs,
+        )
+
+
+class CompletionRequest(Writing):
+    """Body of POST /v1/completions."""
+
+    prompt: Text | list[Text] | list[int] | list[list[int]]
+    """One prompt or several, as text or as tokens."""
+    max_tokens: int = Field(16, ge=0)
+    echo: bool = False
+    logprobs: int | None = Field(None, ge=0, le=20)
+    best_of: int | None = None
+    """Taken where it changes nothing (equal to `n`)."""
+    suffix: None = None
+
     def prompts(self) -> list[str | list[int]]:
         """The prompts as a list."""
         if isinstance(self.prompt, str):
@@ -103,19 +152,4 @@ class CompletionRequest(BaseModel):
         Raises:
             ConfigError: settings that do not go together.
         """
-        return GenerateOptions(
-            max_tokens=self.max_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            n=self.n,
-            repetition_penalty=self.repetition_penalty,
-            no_repeat_ngram=self.no_repeat_ngram,
-            num_beams=self.num_beams,
-            length_penalty=self.length_penalty,
-            early_stopping=self.early_stopping,
-            echo=self.echo,
-            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
-            seed=seed if self.seed is None else self.seed,
-            logprobs=self.logprobs,
-        )
+        return self.generate_options(seed, max_tokens=self.max_tokens, logprobs=self.logprobs, echo=self.echo)

@@ -1,4 +1,4 @@
-"""run: load a model and serve it until the process is told to stop."""
+"""run: load models and serve them until the process is told to stop."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Literal
@@ -16,43 +16,75 @@ from typing import Literal
 import uvicorn
 
 from mainspring.errors import UsageError
+from mainspring.infer.batching import BatchSettings
 from mainspring.infer.engine import Engine
 from mainspring.serve.app import create_app
 from mainspring.serve.limits import Limits
+from mainspring.serve.loading import about, names_of, serve_engine
+from mainspring.serve.models import Model
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+"""Addresses that only this machine reaches."""
 
 
 def run(
-    path: str | Path,
+    paths: str | Path | Sequence[str | Path],
     host: str = "127.0.0.1",
     port: int = 8000,
     *,
+    names: Sequence[str] = (),
     device: str = "cpu",
     dtype: Literal["fp32", "bf16"] = "fp32",
     direction: str | None = None,
     limits: Limits | None = None,
+    batching: BatchSettings | None = None,
+    keys: Sequence[str] = (),
+    log: Callable[[str], object] | None = None,
     grace: float = 10.0,
     on_ready: Callable[[str], None] | None = None,
+    note: Callable[[str], object] | None = None,
 ) -> None:
-    """Serve the model at `path` until SIGINT or SIGTERM; then finish the answers under way and return.
+    """Serve models until SIGINT or SIGTERM; then finish the answers under way and return.
 
     Args:
-        path: what `Engine.load` takes.
+        paths: what `Engine.load` takes, one or several.
         host: address to listen on; the default is reachable from this machine only.
         port: 0 takes any free one.
-        device: where the model runs.
-        dtype: its precision.
+        names: what each model is called (none: as its folder).
+        device: where the models run.
+        dtype: their precision.
         direction: which of several directions a model that translates writes.
         limits: what is refused.
+        batching: bounds of each model's running batch.
+        keys: API keys, of which a request has to bring one; without any, none is asked for.
+        log: takes a line of JSON about each request.
         grace: seconds that answers under way may take to finish after the signal; those that take longer end
             with an error object that says so.
         on_ready: called with the address once the server listens.
+        note: told what whoever runs the server should know.
 
     Raises:
-        UsageError: the model cannot be loaded, or the address is not free.
+        UsageError: a model cannot be loaded, or the address is not free, or two models have one name.
     """
-    engine = Engine.load(path, device, dtype, direction=direction)
+    places = [paths] if isinstance(paths, str | Path) else list(paths)
+    models: dict[str, Model] = {}
+    notes: list[str] = []
+    for name, path in zip(names_of(places, names), places, strict=True):
+        engine = Engine.load(path, device, dtype, direction=direction)
+        models[name] = serve_engine(engine, batching=batching, folder=Path(path))
+        notes += about(name, models[name])
+    if not keys and host not in LOOPBACK:
+        notes.append(f"{host} is reachable from other machines and no API key is asked for (--api-keys FILE)")
     listener = listen(host, port)
-    app = create_app({engine.name: engine}, limits=limits)
+    app = create_app(models, limits=limits, keys=keys, log=log)
+
+    def ready() -> None:
+        if on_ready is not None:
+            on_ready(address(listener))
+        if note is not None:
+            for line in notes:
+                note(line)
+
     with contextlib.closing(listener):
         # uvicorn's own limit cuts connections: for clients that do not read what they are told at `grace`.
         config = uvicorn.Config(
@@ -63,10 +95,7 @@ def run(
             timeout_graceful_shutdown=math.ceil(grace) + 5,
         )
         server = Server(
-            config,
-            grace=grace,
-            end=lambda: [worker.end() for worker in app.state.workers.values()],
-            on_ready=lambda: on_ready(address(listener)) if on_ready else None,
+            config, grace=grace, drain=app.state.service.drain, end=app.state.service.end, on_ready=ready
         )
         asyncio.run(server.serve([listener]))
 
@@ -115,10 +144,12 @@ class Server(uvicorn.Server):
         grace: float,
         end: Callable[[], object],
         on_ready: Callable[[], object],
+        drain: Callable[[], object] = lambda: None,
     ) -> None:
-        """`end` is called `grace` seconds into a shutdown that waits for answers; `on_ready` at the start."""
+        """`on_ready` is called at the start, `drain` when a shutdown begins, which waits for answers, and
+        `end` if it does so for `grace` seconds."""
         super().__init__(config)
-        self._grace, self._end, self._on_ready = grace, end, on_ready
+        self._grace, self._drain, self._end, self._on_ready = grace, drain, end, on_ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen."""
@@ -128,6 +159,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no more connections and wait for the answers under way."""
+        self._drain()
         timer = asyncio.get_running_loop().call_later(self._grace, self._end)
         try:
             await super().shutdown(sockets)
