@@ -14,7 +14,7 @@ from mainspring.models.exchange import Layout, export_model
 from mainspring.models.hub import export_hf
 from mainspring.nn import Transformer, initialize
 from mainspring.objectives.config import MaskedConfig
-from mainspring.text import Tokenizer
+from mainspring.text import Tokenizer, train_tokenizer
 from mainspring.train.checkpoint import save
 from mainspring.train.checkpoint.state import model_state
 from mainspring.train.recipe import Recipe, TrainConfig
@@ -78,13 +78,13 @@ def test_other_layouts(run: Path, tokenizer: Tokenizer, tmp_path: Path, layout: 
 
 
 def test_precision_and_device(run: Path) -> None:
-    engine = Engine.load(run, dtype="bf16")
+    engine = Engine.load(run, precision="bf16")
     assert {p.dtype for p in engine.model.parameters()} == {torch.bfloat16}
     assert text(engine)
     with pytest.raises(UsageError, match="device 'cudo'"):
         Engine.load(run, device="cudo")
-    with pytest.raises(UsageError, match="should be one of fp32, bf16"):
-        Engine.load(run, dtype="fp64")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="should be one of fp32, bf16, int8"):
+        Engine.load(run, precision="fp64")
 
 
 def test_a_wrong_path_says_what_was_looked_for(tmp_path: Path) -> None:
@@ -101,18 +101,23 @@ def test_a_run_without_a_checkpoint(tmp_path: Path, tokenizer: Tokenizer) -> Non
 
 
 def test_an_encoder_does_not_generate(run: Path, tmp_path: Path) -> None:
+    words = train_tokenizer(["the cat sat on the mat"] * 4, "wordpiece", 60)
+    words.save(run / "tokenizer.json")
     (run / "recipe.toml").write_text(
         to_toml(RECIPE.replace(objective=MaskedConfig().model_dump(mode="json")))
     )
     with pytest.raises(
         UsageError, match="objective 'mlm', which does not learn to write text.* clm, prefix, s2s"
     ):
-        Engine.load(run)
+        Engine.load(run).generate(["the cat"])
+    assert Engine.load(run).embed(["the cat"]).vectors.shape == (1, 32)
     bert = ModelConfig(family="bert", preset="tiny")
     model = initialize(Transformer(resolve(bert, 300)), seed=0)
-    export_hf(bert, model.config, model.state_dict(), None, tmp_path / "bert")
+    export_hf(bert, model.config, model.state_dict(), run / "tokenizer.json", tmp_path / "bert")
+    engine = Engine.load(tmp_path / "bert")
     with pytest.raises(UsageError, match="bert does not continue text"):
-        Engine.load(tmp_path / "bert")
+        engine.stream("the cat")
+    assert engine.model.config.head == "none", "a head that nothing reads is left out"
 
 
 def test_weights_of_another_shape(run: Path) -> None:

@@ -60,6 +60,7 @@ def examine() -> Iterator[Check]:
     yield _shared_memory()
     yield _compiler()
     yield _kernels()
+    yield from _precisions()
     yield from _extras()
     yield _browser()
 
@@ -214,6 +215,18 @@ def _kernels() -> Check:
             "int8 and int4 models give the same and are several times slower; install g++",
         )
     return Check("int8 and int4 kernels", "ok", f"compiled, {path}")
+
+
+def _precisions() -> Iterator[Check]:
+    """What models can be run in here, and by what."""
+    import torch
+
+    from mainspring.infer.precision import PRECISIONS, notes
+
+    for name, info in PRECISIONS.items():
+        said = notes(name, torch.device("cpu"))
+        found = f"{info.summary} ({info.tier} tier)"
+        yield Check(f"precision: {name}", "missing" if said else "ok", found, "; ".join(said))
 
 
 _EXTRAS = {

@@ -59,6 +59,7 @@ def evaluate(
         _masked(path, TokenData.open(where), seq_len or recipe.data.seq_len, max_tokens or 0, as_json)
         return
     engine = Engine.load(path, device)
+    engine.check_writes()
     length = seq_len or (recipe.data.seq_len if recipe is not None else engine.max_positions or 1024)
     with err().status("scoring") as status:
         result = compare(

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mainspring.cli.console import out
+from mainspring.cli.console import err, out
+from mainspring.cli.inference import PrecisionName
 
 if TYPE_CHECKING:
     from mainspring.models import exchange
@@ -21,6 +22,7 @@ class Layout(StrEnum):
     megatron = "megatron"
     safetensors = "safetensors"
     onnx = "onnx"
+    aot = "aot"
 
 
 class QkvVersion(StrEnum):
@@ -43,7 +45,9 @@ def export(
             "--format",
             help="hf: config.json, safetensors and tokenizer, as transformers loads them. megatron: a share "
             "for each tensor-parallel rank, for models of GPT-2's shape. safetensors: by our own names. "
-            "onnx: a graph for other runtimes; of a run that trained a graph, that graph.",
+            "onnx: a graph for other runtimes; of a run that trained a graph, that graph. aot: compiled "
+            "ahead of time for this processor, with tokenizer and weights, so that a service starts at "
+            "once; of any model that generate, embed or classify takes.",
         ),
     ] = Layout.hf,
     ranks: Annotated[int, typer.Option(min=1, help="Tensor-parallel ranks (megatron).")] = 1,
@@ -53,6 +57,13 @@ def export(
     int8: Annotated[
         bool, typer.Option("--int8", help="Matrices as int8 with a scale for each channel (onnx).")
     ] = False,
+    rows: Annotated[
+        int, typer.Option(min=1, help="Completions side by side that are compiled for (aot).")
+    ] = 1,
+    slots: Annotated[
+        int, typer.Option(min=1, help="Tokens of prompt and completion that are compiled for (aot).")
+    ] = 256,
+    precision: PrecisionName = "fp32",
 ) -> None:
     """Write a run's newest checkpoint for other programs.
 
@@ -61,6 +72,8 @@ def export(
     mainspring export runs/gpt2 --to models/shares --format megatron --ranks 4
 
     mainspring export runs/gpt2 --to models/graph --format onnx
+
+    mainspring export models/minilm --to services/minilm --format aot
     """
     from mainspring.errors import UsageError
     from mainspring.recipes.exchange import export_run
@@ -68,6 +81,9 @@ def export(
 
     if int8 and layout is not Layout.onnx:
         raise UsageError(f"--int8 goes with --format onnx, not {layout.value}")
+    if layout is Layout.aot:
+        _compile(path, to, precision, rows, slots)
+        return
     if layout is Layout.onnx:
         for file in export_graph(path, to, int8=int8):
             out().print(str(file), markup=False)
@@ -78,6 +94,18 @@ def export(
         Layout.safetensors: "safetensors",
     }
     export_run(path, to, others[layout], ranks=ranks, version=qkv_version.value)
+    out().print(str(to), markup=False)
+
+
+def _compile(path: Path, to: Path, precision: str, rows: int, slots: int) -> None:
+    from mainspring.infer import Engine
+    from mainspring.infer.ahead import require_compiler
+    from mainspring.infer.compiled import SMALLEST, rounded
+
+    require_compiler()
+    engine = Engine.load(path, precision=precision)
+    with err().status("compiling"):
+        engine.compile_to(to, steps=((rounded(rows), rounded(slots, SMALLEST)),))
     out().print(str(to), markup=False)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mainspring.cli.inference import Device, PrecisionName, SelfCheck, tell
 from mainspring.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,6 +31,15 @@ def generate(
         Path, typer.Argument(help="Run, checkpoint (RUN/checkpoints/step-...) or exported model (folder).")
     ],
     prompt: Annotated[str, typer.Argument(help="Text to continue; - reads it from standard input.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[plan.tensor=N]",
+            show_default=False,
+            help="Cut the model over N ranks of this machine, which are started for it; each one's memory "
+            "and time are told.",
+        ),
+    ] = None,
     max_tokens: Annotated[int, typer.Option(help="Tokens to generate at most.")] = 64,
     temperature: Annotated[
         float | None,
@@ -80,12 +90,17 @@ def generate(
         ),
     ] = None,
     draft_tokens: Annotated[int, typer.Option(help="Tokens that it drafts at a time.")] = 4,
-    device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1.")] = "cpu",
+    precision: PrecisionName = "fp32",
+    self_check: SelfCheck = False,
+    device: Device = "cpu",
 ) -> None:
     """Continue a prompt with a trained model.
 
     mainspring generate runs/quickstart "Once upon a time" --seed 7
+
+    mainspring generate runs/large "Once upon a time" plan.tensor=2
     """
+    from mainspring.cli.spread import generate_spread, plan_of
     from mainspring.infer import Engine, GenerateOptions
 
     if temperature is None:
@@ -107,16 +122,33 @@ def generate(
         draft=None if draft is None else Engine.load(draft, device, direction=direction),
         draft_tokens=draft_tokens,
     )
+    plan = plan_of(overrides)
+    if plan.world > 1 and prompt == "-":
+        raise UsageError("with plan.tensor > 1 every rank needs the prompt: give it as an argument")
     text = _stdin() if prompt == "-" else prompt
-    engine = Engine.load(path, device, direction=direction)
+    if plan.world > 1:
+        generate_spread(
+            path,
+            text,
+            options,
+            plan,
+            device=device,
+            precision=precision,
+            direction=direction,
+            self_check=self_check,
+            as_json=as_json,
+        )
+        return
+    engine = Engine.load(path, device, precision, direction=direction, self_check=self_check)
+    tell(engine)
     if as_json:
         completions = [_described(completion) for completion in engine.generate([text], options)]
-        _write(json.dumps(completions, indent=2, ensure_ascii=False) + "\n")
+        write(json.dumps(completions, indent=2, ensure_ascii=False) + "\n")
     elif stream and n == 1:
         _stream(engine, text, options)
     else:
         for completion in engine.generate([text], options):
-            _write(f"[{completion.index + 1}]\n" * (n > 1) + completion.text + "\n")
+            write(f"[{completion.index + 1}]\n" * (n > 1) + completion.text + "\n")
 
 
 def _described(completion: Completion) -> dict[str, Any]:
@@ -129,12 +161,12 @@ def _stream(engine: Engine, text: str, options: GenerateOptions) -> None:
     pieces = engine.stream(text, options)
     try:
         for piece in pieces:
-            _write(piece.text)
+            write(piece.text)
     finally:
-        _write("\n")
+        write("\n")
 
 
-def _write(text: str) -> None:
+def write(text: str) -> None:
     """Write text at once, as UTF-8 where the terminal takes it."""
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(text.encode(encoding, "replace").decode(encoding))

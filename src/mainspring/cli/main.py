@@ -15,14 +15,17 @@ import typer
 
 from mainspring import __version__
 from mainspring.cli import (
+    classify,
     consolidate,
     data,
     distill,
     doctor,
+    embed,
     evaluate,
     export,
     generate,
     linear,
+    pack,
     plan,
     profile,
     prune,
@@ -83,6 +86,8 @@ app.command("train", rich_help_panel=_START)(train.train)
 app.add_typer(linear.app, name="linear", rich_help_panel=_START)
 app.command("evaluate", rich_help_panel=_START)(evaluate.evaluate)
 app.command("generate", rich_help_panel=_START)(generate.generate)
+app.command("embed", rich_help_panel=_START)(embed.embed)
+app.command("classify", rich_help_panel=_START)(classify.classify)
 app.command("serve", rich_help_panel=_START)(serve.serve)
 app.add_typer(search.app, name="search", rich_help_panel=_FIND)
 app.command("doctor", rich_help_panel=_LOOK)(doctor.doctor)
@@ -95,6 +100,7 @@ app.command("prune", rich_help_panel=_SMALL)(prune.prune)
 app.command("sensitivity", rich_help_panel=_SMALL)(sensitivity.sensitivity)
 app.command("quantize", rich_help_panel=_SMALL)(quantize.quantize)
 app.command("export", rich_help_panel=_MOVE)(export.export)
+app.command("pack", rich_help_panel=_MOVE)(pack.pack)
 app.command("consolidate", rich_help_panel=_MOVE)(consolidate.consolidate)
 app.command("import", rich_help_panel=_MOVE)(export.import_)
 
@@ -113,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
     show_stack = TRACEBACK in arguments
     arguments = [a for a in arguments if a != TRACEBACK]
     try:
-        app(args=arguments, prog_name="mainspring")
+        app(args=arguments, prog_name="mainspring", obj=arguments)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
     except MainspringError as error:

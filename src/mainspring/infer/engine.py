@@ -1,7 +1,10 @@
-"""Engine: a model, its tokenizer and a way to continue text.
+"""Engine: a model, its tokenizer, and what it can do: continue text, or read it.
 
     engine = Engine.load("runs/quickstart")
     engine.generate(["Once upon a time"], GenerateOptions(max_tokens=40))[0].text
+
+    engine = Engine.load("models/minilm")
+    engine.embed(["Once upon a time"]).vectors
 
 Prompts of a call run as one batch and each gets the text it would get alone. A model that was trained to
 write a target from a source (s2s, prefix, mt, dae) takes the source as its prompt. One call at a time: an
@@ -13,25 +16,33 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from mainspring.errors import UsageError
+from mainspring.finetune.pooling import Pooling
+from mainspring.infer.ahead import export_compiled
+from mainspring.infer.answers import Answer, Classification, Embeddings, Tags
 from mainspring.infer.beam import Hypothesis, beam_search
+from mainspring.infer.compiled import StaticRunner, Step, compile_encoder, compile_step
 from mainspring.infer.completion import Completion, Generation, Piece, collect
 from mainspring.infer.decode import Row, decode
 from mainspring.infer.layout import Layout, continuing
-from mainspring.infer.load import load
+from mainspring.infer.load import Equipment, Network
+from mainspring.infer.opening import open_path
 from mainspring.infer.options import GenerateOptions
+from mainspring.infer.precision import PRECISIONS
 from mainspring.infer.prepared import Prepared
 from mainspring.infer.runner import CachedRunner, PlainRunner, Runner, takes_cache
+from mainspring.infer.self_check import NEW, SelfCheck, check_reader, check_writer, probes
 from mainspring.infer.speculative import check_draft, speculate
 from mainspring.infer.stopping import find_stop
+from mainspring.infer.tasks import EncoderTasks
 from mainspring.infer.text_stream import TextStream
 from mainspring.infer.writer import Writer, chosen_logits
 from mainspring.nn.transformer import Transformer
+from mainspring.parallel import Plan
 from mainspring.text.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int]
@@ -39,44 +50,203 @@ Prompt = str | Sequence[int]
 
 
 class Engine:
-    """Writes text after prompts, with a causal language model or one that writes targets from sources."""
+    """Writes text after prompts or from sources; or embeds texts, classifies them, finds things in them."""
 
     def __init__(
-        self, model: Transformer, tokenizer: Tokenizer, *, name: str = "model", layout: Layout | None = None
+        self,
+        model: Network,
+        tokenizer: Tokenizer,
+        *,
+        name: str = "model",
+        layout: Layout | None = None,
+        refusal: str | None = None,
+        causal: bool | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
-        """`model` is put into evaluation mode; `name` is what the model is called in listings; `layout` is
-        how it reads prompts (None: it continues them)."""
+        """Put a model to use.
+
+        Args:
+            model: is put into evaluation mode.
+            tokenizer: its tokenizer.
+            name: what the model is called in listings.
+            layout: how it reads prompts (None: it continues them).
+            refusal: why it does not write text (None: it does).
+            causal: whether each token sees those before it alone, where texts are embedded (None: if it
+                continues them).
+            notes: what whoever runs the model should know.
+        """
         self.layout = layout or continuing(tokenizer)
-        self.model, self.tokenizer, self.name = model.eval(), tokenizer, name
-        self.vocabulary = min(model.config.vocab_size, tokenizer.vocab_size)
+        self.tokenizer, self.name, self.notes = tokenizer, name, tuple(notes)
+        self.network = model.eval()
+        """The whole model, with a task's head."""
+        self.model = model if isinstance(model, Transformer) else model.encoder
+        self.refusal = (
+            refusal if isinstance(model, Transformer) else refusal or f"{name} has no head that writes"
+        )
+        config = self.model.config
+        causal = self.writes and self.layout.continues if causal is None else causal
+        self.tasks = None if config.is_encoder_decoder else EncoderTasks(model, tokenizer, causal=causal)
+        """What it does with texts beside writing; None: nothing."""
+        self.vocabulary = min(config.vocab_size, tokenizer.vocab_size)
         """Tokens that may be generated."""
-        absolute = any(position.kind == "absolute" for position in model.config.positions)
-        self.max_positions: int | None = model.config.max_positions if absolute else None
+        absolute = any(position.kind == "absolute" for position in config.positions)
+        self.max_positions: int | None = config.max_positions if absolute else None
         """Tokens of prompt and completion together, at most; None: not limited by the model."""
+        self.precision = "fp32"
+        """What it was loaded in."""
+        self.checked: SelfCheck | None = None
+        """What the self-check found; None: none was made."""
+        self._step: Step | None = None
 
     @classmethod
     def load(
         cls,
         path: str | Path,
         device: str | torch.device = "cpu",
-        dtype: Literal["fp32", "bf16"] = "fp32",
+        precision: str = "fp32",
         *,
         direction: str | None = None,
+        plan: Plan | None = None,
+        self_check: bool = False,
+        pack: bool = False,
+        pack_folder: str | Path | None = None,
+        compiled: bool = False,
     ) -> Engine:
-        """Load a run directory (its newest checkpoint), one checkpoint, or an exported model.
+        """Load a run directory (its newest checkpoint), one checkpoint, a task model, an embedder, or an
+        exported model; from packed weights, where they are there and up to date.
 
         Args:
             path: where it is.
             device: where to put it.
-            dtype: precision to put it in.
+            precision: what to compute in (`infer.precision`).
             direction: which of several directions of pairs ("en-de") a model writes that is told languages.
+            plan: cut the model over `plan.tensor` ranks, all of which make this call in a process group.
+            self_check: compare with the plain module in fp32 (`infer.self_check`), which is loaded for that
+                time; the result is `checked`.
+            pack: write packed weights where there are none that are up to date (`infer.pack`).
+            pack_folder: where they are (None: in the model's folder).
+            compiled: compile what runs most (`infer.compiled`) when it is first called, which takes from
+                seconds to a minute; a package that was compiled ahead (`compile_to`) is, without waiting.
 
         Raises:
-            UsageError: nothing loadable is at `path` (the message says what was looked for), or the model is
-                not trained to write text, or the device is not there, or there is no such direction.
+            UsageError: nothing loadable is at `path` (the message says what was looked for), or the device is
+                not there, or there is no such precision or direction, or the plan cannot be carried out.
+            SelfCheckError: the self-check did not pass.
         """
-        loaded = load(path, device, dtype, direction)
-        return cls(loaded.model, loaded.tokenizer, name=loaded.name, layout=loaded.layout)
+        opened = open_path(
+            path, device, precision, direction=direction, plan=plan, pack=pack, folder=pack_folder
+        )
+        equipment = opened.equipment
+        engine = cls(
+            opened.network,
+            equipment.tokenizer,
+            name=equipment.name,
+            layout=equipment.layout,
+            refusal=equipment.refusal,
+            causal=equipment.causal,
+            notes=opened.notes,
+        )
+        engine.precision, engine._step = opened.precision, opened.step
+        if engine.tasks is not None and opened.forward is not None:
+            engine.tasks.read_with(opened.forward)
+        if compiled:
+            engine.compile()
+        if self_check:
+            engine.checked = engine.check_against(opened.plain(), PRECISIONS[opened.precision].tolerance)
+            engine.checked.require(f"{engine.name} in {opened.precision}")
+        return engine
+
+    def compile(self) -> None:
+        """Compile what runs most: a step of decoding, or the encoder. The first calls wait for it.
+
+        Raises:
+            UsageError: the model has parts that cannot be compiled.
+        """
+        if self.writes:
+            self._step = compile_step(self.model)
+        else:
+            tasks = self._tasks()
+            tasks.read_with(compile_encoder(self.model, causal=tasks.reader.causal))
+
+    def check_against(self, plain: Network, tolerance: float) -> SelfCheck:
+        """Compare what this engine computes with what a plain network of the same weights does.
+
+        Args:
+            plain: the module as it is, in fp32; may be changed.
+            tolerance: greatest difference, in standard deviations of what it gives.
+        """
+        plain, rows = plain.eval(), probes(self.vocabulary, self.max_positions, NEW + 2)
+        if self.writes:
+            reference = Engine(plain, self.tokenizer, layout=self.layout)
+            runners = reference._runner(cached=False), self._runner(cached=True)
+            return check_writer(*runners, rows, NEW, tolerance)
+        return check_reader(plain, self.network, self._tasks().reader, rows, tolerance)
+
+    def compile_to(self, path: str | Path, *, steps: Sequence[tuple[int, int]] = ((1, 256),)) -> Path:
+        """Compile ahead of time into a folder that `Engine.load` opens at once (`infer.ahead`).
+
+        Args:
+            path: the folder, made where absent.
+            steps: of a model that writes, rows and slots (tokens of prompt and completion) to compile for,
+                each a power of two; other batches run uncompiled.
+
+        Raises:
+            UsageError: there is no C++ compiler, or the model has parts that cannot be compiled, or is not
+                on the CPU.
+        """
+        causal = self.tasks is not None and self.tasks.reader.causal
+        layout = self.layout if self.writes else None
+        equipment = Equipment(self.tokenizer, self.name, layout, self.refusal, causal)
+        return export_compiled(self.network, equipment, self.precision, path, steps=steps)
+
+    @property
+    def writes(self) -> bool:
+        """Whether the model writes text."""
+        return self.refusal is None
+
+    def embed(
+        self, texts: Sequence[str], *, pooling: Pooling | None = None, normalize: bool | None = None
+    ) -> Embeddings:
+        """A vector of each text; see `EncoderTasks.embed`.
+
+        Raises:
+            UsageError: the model has an encoder and a decoder, or pooling of its own that cannot be changed.
+        """
+        return self._tasks().embed(texts, pooling=pooling, normalize=normalize)
+
+    def classify(self, texts: Sequence[str] | Sequence[tuple[str, str]]) -> list[Classification]:
+        """Classes of each text, or pair of texts.
+
+        Raises:
+            UsageError: the model has no head for that.
+        """
+        return self._tasks().classify(texts)
+
+    def score(self, texts: Sequence[str] | Sequence[tuple[str, str]]) -> list[float]:
+        """One number of each text or pair: how well a passage answers a question, say.
+
+        Raises:
+            UsageError: the model has no head for that.
+        """
+        return self._tasks().score(texts)
+
+    def tag(self, texts: Sequence[str] | Sequence[Sequence[str]]) -> list[Tags]:
+        """A tag of every word of each text, which may be given as words.
+
+        Raises:
+            UsageError: the model has no head for that.
+        """
+        return self._tasks().tag(texts)
+
+    def span(
+        self, questions: Sequence[tuple[str, str]], *, no_answer: bool = False, max_answer_tokens: int = 30
+    ) -> list[Answer]:
+        """The answer to each (question, context), verbatim; see `EncoderTasks.span`.
+
+        Raises:
+            UsageError: the model has no head for that.
+        """
+        return self._tasks().span(questions, no_answer=no_answer, max_answer_tokens=max_answer_tokens)
 
     def generate(self, prompts: Sequence[Prompt], options: GenerateOptions | None = None) -> list[Completion]:
         """Continue every prompt; ordered by prompt, then by index (`options.n` completions each).
@@ -112,6 +282,7 @@ class Engine:
         Raises:
             UsageError: as `generate`.
         """
+        self.check_writes()
         options = options or GenerateOptions()
         if isinstance(prompts, str):
             raise UsageError("prompts is a string; give a list of prompts")
@@ -134,6 +305,21 @@ class Engine:
             tuple(self._limit(row, options) for row in rows),
             options,
         )
+
+    def check_writes(self) -> None:
+        """Raises UsageError with the reason where the model does not write text."""
+        if self.refusal is not None:
+            raise UsageError(self.refusal)
+
+    def _tasks(self) -> EncoderTasks:
+        if self.tasks is None:
+            config = self.model.config
+            raise UsageError(
+                f"{self.name} writes from sources ({config.encoder_layers} encoder and "
+                f"{config.decoder_layers} decoder layers); embeddings, classes, tags and spans are read from "
+                f"a single stack"
+            )
+        return self.tasks
 
     def _tokens(self, number: int, prompt: Prompt) -> list[int]:
         tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
@@ -171,6 +357,8 @@ class Engine:
             )
 
     def _runner(self, *, cached: bool, every: bool = False) -> Runner:
+        if cached and self._step is not None:
+            return StaticRunner(self.model, self._step, self.vocabulary, self.layout, every=every)
         kind = CachedRunner if cached and takes_cache(self.model) else PlainRunner
         return kind(self.model, self.vocabulary, self.layout, every=every)
 

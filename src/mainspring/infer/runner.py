@@ -80,6 +80,7 @@ class CachedRunner:
             capacity=max(row.length for row in read) + room,
             dtype=self._parameter.dtype,
             device=device,
+            heads=self._model.heads,
         )
         sources = [layout.source(row) for row in rows] if layout.encoder else None
         asked = 0 if layout.mask is not None else None if self._every else 1

@@ -96,7 +96,7 @@ def import_hf(path: str | Path, *, allow_missing: bool = False, family: str | No
     folder = Path(path)
     values = read_json(folder / "config.json")
     model_type = str(values.get("model_type"))
-    kind = _family(folder, model_type) if family is None else FAMILIES.get(family)
+    kind = family_of(folder, model_type) if family is None else FAMILIES.get(family)
     if kind is None:
         raise WeightsError(f"family = {family!r}: no such family; {suggest(str(family), FAMILIES)}")
     weights = kind.upgrade(read_weights(folder))
@@ -105,7 +105,12 @@ def import_hf(path: str | Path, *, allow_missing: bool = False, family: str | No
     return Imported(kind.name, config, state, missing)
 
 
-def _family(folder: Path, model_type: str) -> Family:
+def family_of(folder: Path, model_type: str) -> Family:
+    """The family that a folder's `model_type` names, the first of those that share it.
+
+    Raises:
+        WeightsError: none has it.
+    """
     found = next((f for f in FAMILIES.values() if f.model_type == model_type), None)
     if found is None:
         known = [f.model_type for f in FAMILIES.values()]

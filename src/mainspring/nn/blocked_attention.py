@@ -30,7 +30,9 @@ CAUSAL_BLOCK = 64
 
 def suits(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> bool:
     """Whether `blocked_attention` is faster than PyTorch's kernel for such operands."""
-    if q.shape[2] == 1 or q.numel() * k.shape[2] < SMALLEST or q.dtype != torch.bfloat16:
+    if q.dtype != torch.bfloat16 or (torch.compiler.is_compiling() and not torch.is_grad_enabled()):
+        return False  # a function that is compiled for inference has sizes that are not known
+    if q.shape[2] == 1 or q.numel() * k.shape[2] < SMALLEST:
         return False
     operands = (q, k, v) if bias is None else (q, k, v, bias)
     # Subclasses (sharded, fake) know torch's own operators only.

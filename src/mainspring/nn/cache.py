@@ -90,8 +90,11 @@ class KVCache:
         capacity: int,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        *,
+        heads: int | None = None,
     ) -> None:
-        shape = (rows, config.n_heads, capacity, config.head_width)
+        """`heads`: of those of each layer that are in this process (None: all)."""
+        shape = (rows, heads or config.n_heads, capacity, config.head_width)
         self.layers = [
             LayerCache(
                 torch.empty(shape, dtype=dtype, device=device), torch.empty(shape, dtype=dtype, device=device)

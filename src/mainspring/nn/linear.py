@@ -102,6 +102,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         [..., out].
     """
+    if torch.compiler.is_compiling() and not torch.is_grad_enabled():
+        # A compiler that sees the product can fuse what follows it.
+        return F.linear(x, weight, bias)
     if _suits(x, weight, bias):
         if torch.compiler.is_compiling():
             compiled: Tensor = _linear(x, weight, bias)

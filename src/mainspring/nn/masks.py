@@ -86,8 +86,10 @@ def as_source(batch: TokenBatch) -> TokenBatch:
 def inspect(batch: TokenBatch) -> Facts:
     """Find what shortcuts the data of a batch permits, with a single synchronisation on an accelerator.
 
-    Tensors without data (meta, fake) give the facts that permit no shortcut.
+    Tensors without data (meta, fake, of a function that is compiled) give the facts that permit no shortcut.
     """
+    if torch.compiler.is_compiling():
+        return Facts()
     if batch.ids.is_meta or isinstance(batch.ids, FakeTensor) or batch.ids.numel() == 0:
         return Facts()
     rank, doc = batch.rank, batch.doc
@@ -153,7 +155,8 @@ def sdpa_mask(queries: TokenBatch, keys: TokenBatch | None = None, facts: Facts 
     if keys is not None:
         mask = allow(queries, keys)
         # A synchronisation costs an accelerator more than the mask does.
-        everything = mask.device.type == "cpu" and not isinstance(mask, FakeTensor) and bool(mask.all())
+        known = not (torch.compiler.is_compiling() or isinstance(mask, FakeTensor))
+        everything = known and mask.device.type == "cpu" and bool(mask.all())
         return SdpaMask(None if everything else mask, False)
     facts = inspect(queries) if facts is None else facts
     if facts.causal:

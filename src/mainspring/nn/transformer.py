@@ -161,10 +161,10 @@ class Transformer(nn.Module):
         if cache is not None:
             if torch.is_grad_enabled():
                 raise UsageError("a cache carries no gradient: run the model inside torch.inference_mode()")
-            if self.peers.size > 1:
+            if self.peers.token_parts > 1:
                 raise UsageError(
-                    "a cache holds all heads, and this model's are cut over ranks: write with a whole model, "
-                    "of parallel.full_state"
+                    "the stream of this model is cut over tokens, and a step with a cache has one token: set "
+                    "plan.tensor_sequence = false"
                 )
             seen = cache.push(batch)
             keys = seen if seen.ids.shape[1] > batch.ids.shape[1] else None
@@ -232,6 +232,11 @@ class Transformer(nn.Module):
     def blocks(self) -> list[nn.Module]:
         """The layers in the order of computation: units of sharding, recomputation and pipelining."""
         return [*(self.encoder or ()), *self.layers]
+
+    @property
+    def heads(self) -> int:
+        """Attention heads of a layer that are in this process: what a cache keeps."""
+        return self.config.n_heads // self.peers.size
 
     @property
     def cuts(self) -> Mapping[str, Along]:

@@ -112,7 +112,7 @@ class Tokenizer:
         try:
             encodings = inner.encode_batch_fast(list(texts), add_special_tokens=template)
         except TypeError:
-            raise TokenizerError(self._blame(texts)) from None
+            raise TokenizerError(self.blame(texts)) from None
         return [encoding.ids for encoding in encodings]
 
     def encode_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
@@ -261,7 +261,8 @@ class Tokenizer:
             ids["pad"] = ids["eos"]
         return ids
 
-    def _blame(self, texts: Sequence[Any]) -> str:
+    def blame(self, texts: Sequence[Any]) -> str:
+        """What is wrong with texts that the library refused."""
         for number, text in enumerate(texts):
             if not isinstance(text, str):
                 return f"text {number} is a {type(text).__name__}, not a string"
