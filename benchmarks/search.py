@@ -185,20 +185,19 @@ class DrawnVectors:
 
 def passages(count: int) -> list[tuple[str, str]]:
     """Passages of real documentation, each with the title of its page."""
-    folder = WORK / f"pages-{'debian' if DOCUMENTATION.exists() else 'python'}"
+    few = count <= 10_000
+    debian = DOCUMENTATION.exists() and not few
+    folder = WORK / f"pages-{'few' if few else 'debian' if debian else 'python'}"
     if not (folder / "store.sqlite").exists():
         with Index.create(folder, encoder=None) as index:
-            ingest(index, _documentation(), encode=False)
+            paths = [str(DOCUMENTATION)] if debian else []
+            ingest(index, paths, encode=False, limit_bytes=5_000_000 if few else None)
     with Index.open(folder, verify=False) as index:
         query = (
             "SELECT d.title, p.text FROM passages p JOIN documents d ON d.id = p.document "
             "ORDER BY p.id LIMIT ?"
         )
         return [(row[0], row[1].strip()) for row in index.store.connection.execute(query, (count,))]
-
-
-def _documentation() -> list[str]:
-    return [str(DOCUMENTATION)] if DOCUMENTATION.exists() else []
 
 
 def questions(rows: Sequence[tuple[str, str]], count: int) -> list[str]:

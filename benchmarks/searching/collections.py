@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "search"
-"""Where the collections lie on a developer's machine."""
+_PLACES = [folder / "shared" / "data" / "search" for folder in Path(__file__).resolve().parents]
+DATA = next((place for place in _PLACES if place.is_dir()), _PLACES[0])
+"""Where the collections lie on a developer's machine: in a folder beside the repository, or further up."""
 
 
 @dataclass(frozen=True)

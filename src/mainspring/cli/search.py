@@ -58,8 +58,11 @@ def index_(
     from mainspring.products.search import Index
     from mainspring.products.search.encoder import DEFAULT
     from mainspring.products.search.ingest import ingest
+    from mainspring.products.search.sources import files_of
     from mainspring.products.search.writer import STORE
 
+    if paths:
+        files_of(paths)  # refused before an index is made
     if (to / STORE).exists():
         if encoder is not None:
             raise UsageError(
@@ -70,6 +73,7 @@ def index_(
         wanted = DEFAULT if encoder is None else None if encoder == "none" else encoder
         index = Index.create(to, language=language, encoder=wanted)
     with index, IngestProgress() as progress:
+        _ = index.encoder  # one that cannot be loaded is told before anything is read
         done = ingest(index, paths or (), encode=encode, limit_bytes=limit_bytes, progress=progress)
         counts, missing = index.store.counts(), index.missing
     if as_json:

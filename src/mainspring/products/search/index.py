@@ -114,14 +114,16 @@ class Index:
         place = Path(folder)
         if (place / STORE).exists():
             raise SearchIndexError(f"{place}: an index is here already; open it, or choose another folder")
-        place.mkdir(parents=True, exist_ok=True)
         named = encoder is None or isinstance(encoder, str | Path)
         recorded = str(encoder or "") if named else encoder.name  # type: ignore[union-attr]
         if named and encoder not in (None, DEFAULT):
             recorded = str(Path(recorded).resolve())
-        store = Store.create(
-            place / STORE, {"language": base_language(language), "encoder": recorded, "dense_version": "0"}
-        )
+            if not Path(recorded).is_dir():
+                raise UsageError(
+                    f"encoder {str(encoder)!r}: no such folder; give one with a model, {DEFAULT!r} or none"
+                )
+        place.mkdir(parents=True, exist_ok=True)
+        store = Store.create(place / STORE, {"language": base_language(language), "encoder": recorded})
         return cls(place, store, encoder=None if named else encoder)  # type: ignore[arg-type]
 
     @classmethod

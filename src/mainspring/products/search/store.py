@@ -103,7 +103,13 @@ class Store:
         self._local = threading.local()
         self._all: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
-        found = self.meta("format")
+        try:
+            found = self.meta("format")
+        except sqlite3.DatabaseError as error:
+            raise SearchIndexError(
+                f"{path}: the document store is damaged ({error}); the documents themselves are lost: index "
+                "their sources into a new folder"
+            ) from error
         if found != str(FORMAT):
             raise SearchIndexError(
                 f"{path}: has format {found}, and this version reads {FORMAT}; index the documents anew"

@@ -43,6 +43,8 @@ _SEGMENT_PASSAGES = 4096
 _SEGMENT_SECONDS = 60.0
 """A segment is closed after so long, so that a process that is killed loses no more work than that."""
 _ENCODE_AT_ONCE = 64
+_NO_ROOM = 64 << 10
+"""Bytes free below which a failure is put down to a full disk."""
 _SEGMENTS_A_TIER = 8
 
 
@@ -323,6 +325,8 @@ def _told(folder: Path, kept: str) -> Iterator[None]:
         ) from error
     except (OSError, ValueError, RuntimeError) as error:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        # The engines do not all pass the system's reason on.
+        full = full or shutil.disk_usage(folder).free < _NO_ROOM
         if full or "No space left" in str(error) or "os error 28" in str(error):
             raise _full(folder, kept, error) from error
         raise
