@@ -179,7 +179,8 @@ def main() -> int:
             f"SICK test, the first {SICK_PAIRS:,} pairs). neighbours: share of {SENTENCES} Tatoeba sentences "
             "with the teacher's nearest one.",
             "megabytes: weights on disk; quantised models have their token table in int8 and all other "
-            "vectors in fp32. ms: least of 7 forwards, fp32, eager, one thread.",
+            "vectors in fp32. ms: least of 7 forwards, fp32, eager, one thread. Times of 30 November 2026 "
+            "were taken while others used the machine's two cores: only their order can be read from them.",
             f"Training: {training['steps']} steps of {BATCH_TOKENS} tokens, {training['seconds']:.0f} s on "
             "one thread; losses: relations of queries, keys and values, mean hidden states of texts (weight "
             "10), hidden states (1). Direction: one seed.",
