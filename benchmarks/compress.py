@@ -110,7 +110,7 @@ def models(work: Path, teacher: Path, student: Path, start: Path) -> dict[str, P
     calibrate = work / "calibrate.txt"
     calibrate.write_text("\n\n".join(d.text for d in learning(seed=1)[:128]), encoding="utf-8")
     found = {"teacher, 6 layers": teacher, "every other layer": start, "student, 3 layers": student}
-    for name, folder in (("teacher", teacher), ("student", student)):
+    for name, folder in (("student", student), ("teacher", teacher)):
         for label, form, method in QUANTISED:
             out = work / f"{student.name}-{name}-{label.replace(' ', '-')}"
             if not (out / "mainspring.json").is_file():
