@@ -110,7 +110,7 @@ def models(work: Path, teacher: Path, student: Path, start: Path) -> dict[str, P
     calibrate = work / "calibrate.txt"
     calibrate.write_text("\n\n".join(d.text for d in learning(seed=1)[:128]), encoding="utf-8")
     found = {"teacher, 6 layers": teacher, "every other layer": start, "student, 3 layers": student}
-    for name, folder in (("teacher", teacher), ("student", student)):
+    for name, folder in (("student", student), ("teacher", teacher)):
         for label, form, method in QUANTISED:
             out = work / f"{student.name}-{name}-{label.replace(' ', '-')}"
             if not (out / "mainspring.json").is_file():
@@ -179,7 +179,8 @@ def main() -> int:
             f"SICK test, the first {SICK_PAIRS:,} pairs). neighbours: share of {SENTENCES} Tatoeba sentences "
             "with the teacher's nearest one.",
             "megabytes: weights on disk; quantised models have their token table in int8 and all other "
-            "vectors in fp32. ms: least of 7 forwards, fp32, eager, one thread.",
+            "vectors in fp32. ms: least of 7 forwards, fp32, eager, one thread. Times of 30 November 2026 "
+            "were taken while others used the machine's two cores: only their order can be read from them.",
             f"Training: {training['steps']} steps of {BATCH_TOKENS} tokens, {training['seconds']:.0f} s on "
             "one thread; losses: relations of queries, keys and values, mean hidden states of texts (weight "
             "10), hidden states (1). Direction: one seed.",
