@@ -16,7 +16,7 @@ void mainspring_linear(const Linear* l, const float* x, int64_t tokens, float* o
     reserve_tokens(*l, tokens, shared);
     if (tokens * l->outputs * l->filled < 1 << 18) threads = 1;
     const int64_t share = l->outputs / (threads * 4), most = PANEL / l->filled;
-    const int64_t chunk = std::max<int64_t>(6, std::min(share, most) / 6 * 6);
+    const int64_t chunk = std::max<int64_t>(COLUMNS, std::min(share, most) / COLUMNS * COLUMNS);
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(static)

@@ -21,6 +21,7 @@
 namespace {
 
 constexpr int64_t BLOCK = 64;
+constexpr int COLUMNS = 2;  // of a tile of four tokens: AVX2 has sixteen registers
 constexpr int64_t PANEL = 192 * 1024;  // bytes of weights that stay in a core's second-level cache
 
 struct Linear {
@@ -198,23 +199,25 @@ inline Codes read_codes(const uint8_t* w) {
     const __m256i both = _mm256_loadu_si256((const __m256i*)w), half = _mm256_set1_epi8(15);
     return {_mm256_and_si256(both, half), _mm256_and_si256(_mm256_srli_epi16(both, 4), half)};
 }
-inline __m256i block_lanes(const Codes& codes, const int8_t* x, __m256i start) {
+inline __m256i block_lanes(const Codes& codes, const int8_t* x) {
     const __m256i first = _mm256_loadu_si256((const __m256i*)x);
     const __m256i second = _mm256_loadu_si256((const __m256i*)(x + 32));
 #if defined(__AVX512VNNI__) && defined(__AVX512VL__)
-    return _mm256_dpbusd_epi32(_mm256_dpbusd_epi32(start, codes.low, first), codes.high, second);
+    const __m256i sums = _mm256_dpbusd_epi32(_mm256_setzero_si256(), codes.low, first);
+    return _mm256_dpbusd_epi32(sums, codes.high, second);
 #elif defined(__AVXVNNI__)
-    return _mm256_dpbusd_avx_epi32(_mm256_dpbusd_avx_epi32(start, codes.low, first), codes.high, second);
+    const __m256i sums = _mm256_dpbusd_avx_epi32(_mm256_setzero_si256(), codes.low, first);
+    return _mm256_dpbusd_avx_epi32(sums, codes.high, second);
 #else  // two pairs of products of at most 15 * 127 fit into 16 bits
     const __m256i pairs =
         _mm256_add_epi16(_mm256_maddubs_epi16(codes.low, first), _mm256_maddubs_epi16(codes.high, second));
-    return _mm256_add_epi32(start, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 #endif
 }
 #endif
 inline int32_t block_sum(const uint8_t* w, const int8_t* x, int32_t token_sum) {
 #if defined(__AVX2__)
-    const __m256i v = block_lanes(read_codes(w), x, _mm256_setzero_si256());
+    const __m256i v = block_lanes(read_codes(w), x);
     __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
     s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
     return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1))) - 8 * token_sum;
@@ -239,16 +242,20 @@ inline void int4_tile(const Tokens& t, int64_t m, const uint8_t* w, const float*
         for (int c = 0; c < C; ++c) sums[r][c] = _mm256_setzero_ps();
     for (int64_t b = 0; b < blocks; ++b) {
         Codes codes[C];
-        for (int c = 0; c < C; ++c) codes[c] = read_codes(w + c * filled / 2 + b * 32);
+        __m256 scale[C];
+        for (int c = 0; c < C; ++c) {
+            codes[c] = read_codes(w + c * filled / 2 + b * 32);
+            scale[c] = _mm256_broadcast_ss(scales + c * blocks + b);
+        }
         for (int r = 0; r < R; ++r) {
-            const __m256i start =
-                _mm256_zextsi128_si256(_mm_cvtsi32_si128(-8 * token_sums[r * blocks + b]));
-            const float token_scale = token_scales[r * blocks + b];
+            const __m256 token_scale = _mm256_broadcast_ss(token_scales + r * blocks + b);
+            // Once in each of eight lanes: eight times the token's sum.
+            const __m256i excess = _mm256_set1_epi32(token_sums[r * blocks + b]);
             for (int c = 0; c < C; ++c) {
-                const __m256 lanes =
-                    _mm256_cvtepi32_ps(block_lanes(codes[c], x + r * filled + b * BLOCK, start));
-                const __m256 scale = _mm256_set1_ps(token_scale * scales[c * blocks + b]);
-                sums[r][c] = keep(_mm256_fmadd_ps(lanes, scale, sums[r][c]));
+                const __m256i exact =
+                    _mm256_sub_epi32(block_lanes(codes[c], x + r * filled + b * BLOCK), excess);
+                const __m256 lanes = _mm256_cvtepi32_ps(exact);
+                sums[r][c] = keep(_mm256_fmadd_ps(lanes, _mm256_mul_ps(token_scale, scale[c]), sums[r][c]));
             }
         }
     }
@@ -291,11 +298,7 @@ template <int R>
 inline void tile_row(const Linear& l, const Tokens& t, int64_t m, int64_t first, int64_t last, float* out,
                      int64_t stride) {
     int64_t n = first;
-    if (l.bits == 8) {
-        for (; n + 3 <= last; n += 3) tile<R, 3>(l, t, m, n, out, stride);
-    } else {  // codes take two registers
-        for (; n + 2 <= last; n += 2) tile<R, 2>(l, t, m, n, out, stride);
-    }
+    for (; n + COLUMNS <= last; n += COLUMNS) tile<R, COLUMNS>(l, t, m, n, out, stride);
     for (; n < last; ++n) tile<R, 1>(l, t, m, n, out, stride);
 }
 
@@ -344,7 +347,7 @@ void activate(float* y, int64_t count, int32_t kind) {
 void outputs_of(const Linear& l, const Tokens& t, int64_t tokens, int64_t first, int64_t last, float* out,
                 int64_t stride) {
     const int64_t row = l.bits == 8 ? l.filled : l.filled / 2;
-    const int64_t most = std::max<int64_t>(6, PANEL / row / 6 * 6);
+    const int64_t most = std::max<int64_t>(COLUMNS, PANEL / row / COLUMNS * COLUMNS);
     for (int64_t start = first; start < last; start += most) {
         const int64_t stop = std::min(last, start + most);
         int64_t m = 0;
