@@ -63,7 +63,7 @@ def cache_folder() -> Path:
 
 
 def build(path: Instructions, folder: Path) -> Path:
-    """A library of the kernels in the folder, made (2 to 6 s) unless one of the same sources is there.
+    """A library of the kernels in the folder, made (in about 4 s) unless one of the same sources is there.
 
     Raises:
         OSError: there is no compiler that takes it (GCC's), with what it said, or the folder cannot be used.

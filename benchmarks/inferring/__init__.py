@@ -1,0 +1,1 @@
+"""Parts of `benchmarks/inference.py`: what peers run, all engines behind one protocol, their processes."""
