@@ -15,6 +15,7 @@ The limits are measured in the same run: bytes read a second, fp32 and int8 mult
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -122,29 +123,39 @@ def workers(names: Sequence[str], model: str, missing: dict[str, str]) -> Iterat
 
 
 def measure(model: str, cases: Sequence[str], names: Sequence[str], rounds: int) -> list[Result]:
-    """Rows of a model's cases, all engines in turn."""
+    """Rows of a model's cases."""
     missing: dict[str, str] = {}
-    rows: list[Result] = []
     with workers(names, model, missing) as running:
-        for case in cases:
-            answers: dict[str, list[Result]] = {name: [] for name in running}
-            for turn in range(rounds + 1):  # the first warms up
-                order = list(running)
-                for name in order[turn % len(order) :] + order[: turn % len(order)]:
-                    if name not in missing:
-                        answer = running[name].ask(CASES[case])
-                        if "error" in answer:
-                            missing[name] = answer["error"]
-                        elif turn:
-                            answers[name].append(answer)
-                print(f"{model} {case}: round {turn}/{rounds}", flush=True)
-            for name, given in answers.items():
-                if given:
-                    rows += _rows(model, case, name, running[name].ready, given)
-    rows += [
+        rows = [row for case in cases for row in take_turns(running, model, case, rounds, missing)]
+    return rows + [
         {"model": model, "case": "missing", "engine": name, "reason": why} for name, why in missing.items()
     ]
-    return rows
+
+
+def take_turns(
+    running: Mapping[str, Worker],
+    model: str,
+    case: str,
+    rounds: int,
+    missing: dict[str, str],
+    warm: bool = True,
+) -> list[Result]:
+    """Rows of a case: all engines in turn, round by round, after one that warms up."""
+    answers: dict[str, list[Result]] = {name: [] for name in running}
+    for turn in range(0 if warm else 1, rounds + 1):
+        order = list(running)
+        for name in order[turn % len(order) :] + order[: turn % len(order)]:
+            if name not in missing:
+                answer = running[name].ask(CASES[case])
+                if "error" in answer:
+                    missing[name] = answer["error"]
+                elif turn:
+                    answers[name].append(answer)
+        print(f"{model} {case}: round {turn}/{rounds}", flush=True)
+    given = {name: done for name, done in answers.items() if done}
+    return [
+        row for name, done in given.items() for row in _rows(model, case, name, running[name].ready, done)
+    ]
 
 
 def _rows(model: str, case: str, name: str, ready: Result, given: Sequence[Result]) -> list[Result]:
@@ -159,7 +170,7 @@ def _rows(model: str, case: str, name: str, ready: Result, given: Sequence[Resul
             "engine": name,
             "min ms": min(seconds) * 1e3,
             "median ms": median(seconds) * 1e3,
-            "p99 ms": sorted(seconds)[int(0.99 * (len(seconds) - 1))] * 1e3,
+            "p99 ms": sorted(seconds)[math.ceil(0.99 * len(seconds)) - 1] * 1e3,
             "memory MB": max(g["rss"] for g in given) / 1e6,
             "artefact MB": ready["bytes"] / 1e6,
             "load s": ready["load"],
