@@ -1,5 +1,6 @@
 """A whole step in C++ gives what the modules give, in any cache, whatever rows are in it."""
 
+import copy
 import shutil
 
 import pytest
@@ -83,6 +84,11 @@ def test_rows_of_different_length_in_a_cache_of_other_strides() -> None:
 )
 def test_other_shapes_go_through_the_modules(changes: dict[str, object]) -> None:
     assert DecodeStep.of(made("int8", **changes)) is None
+
+
+def test_copies_share_the_kernels() -> None:
+    model = made("int8")
+    assert DecodeStep.of(copy.deepcopy(model)) is not None
 
 
 def test_other_precisions_go_through_the_modules() -> None:

@@ -62,6 +62,10 @@ class Native:
         for function in (library.mainspring_linear, library.mainspring_sums, library.mainspring_step):
             function.restype = None
 
+    def __deepcopy__(self, memo: object) -> Native:
+        """Copies of a model share its kernels, which have no state."""
+        return self
+
     def int8(
         self, x: Tensor, values: Tensor, scales: Tensor, bias: Tensor | None, activation: str | None = None
     ) -> Tensor:
