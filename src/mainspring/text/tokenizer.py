@@ -124,7 +124,7 @@ class Tokenizer:
         try:
             encoding = self._inner.encode(text, add_special_tokens=False)
         except TypeError:
-            raise TokenizerError(self._blame([text])) from None
+            raise TokenizerError(self.blame([text])) from None
         return encoding.ids, encoding.offsets
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
