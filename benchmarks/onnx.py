@@ -34,9 +34,10 @@ PEER = """
 import json, sys, warnings
 warnings.simplefilter("ignore")
 import numpy as np, onnx, torch
-# torchvision, which onnx2torch imports, declares this operator only with kernels for its own build of torch.
+# torchvision, which onnx2torch imports, declares these only with kernels for its own build of torch.
 library = torch.library.Library("torchvision", "DEF")
-library.define("nms(Tensor a, Tensor b, float c) -> Tensor")
+for name in ("nms", "qnms"):
+    library.define(name + "(Tensor a, Tensor b, float c) -> Tensor")
 from onnx2torch import convert
 told = {}
 for folder in sys.argv[1:]:

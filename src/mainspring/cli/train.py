@@ -88,7 +88,10 @@ def train(
         train_graph(recipe, words, model, to=out, nproc=nproc, resume=resume, fresh=fresh, quiet=quiet)
         return
     if recipe is None:
-        raise UsageError("name a recipe, a TOML file or a run directory, or a graph with --model graph.onnx")
+        raise typer.BadParameter(
+            "name one, a TOML file or a run directory, or a graph with --model graph.onnx",
+            param_hint="RECIPE",
+        )
     asked = load(recipe, [*(overrides or ()), *given(nproc, init_from)])
     named = Path(recipe)
     run = Run(out or (named if (named / "recipe.toml").is_file() else Path("runs") / asked.name))
