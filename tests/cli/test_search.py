@@ -28,7 +28,7 @@ def built(command: Command, tmp_path: Path) -> Path:
 
 
 def test_index_query_and_check(command: Command, built: Path) -> None:
-    found = command("search", "query", "what stores energy?", "--index", built)
+    found = command("search", "query", "what does a watch need?", "--index", built)
     assert found.code == 0
     assert "1. Mainspring" in found.out
     assert "[red]watch[/red]" in found.out

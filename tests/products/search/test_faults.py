@@ -23,7 +23,7 @@ def documents(count: int, words: int = 40) -> list[Document]:
     ]
 
 
-@pytest.mark.parametrize("rounds", [6, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [6, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
 def test_killed_at_any_moment_nothing_acknowledged_is_lost(tmp_path: Path, rounds: int) -> None:
     command = [sys.executable, str(HERE / "kill_rounds.py"), str(tmp_path / "i"), str(rounds), "7"]
     environment = {
@@ -31,7 +31,7 @@ def test_killed_at_any_moment_nothing_acknowledged_is_lost(tmp_path: Path, round
         "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
         "OMP_NUM_THREADS": "1",
     }
-    ran = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=280)
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=40 * rounds)
     assert ran.returncode == 0, ran.stderr
     reports = [json.loads(line) for line in ran.stdout.splitlines()]
     assert len(reports) == rounds
@@ -100,6 +100,7 @@ def test_damage_is_named_and_mended(tmp_path: Path, part: str) -> None:
     assert mended.damages() == []
     assert mended.store.counts() == {"documents": 30, "passages": 30, "encoded": 30}
     assert mended.search("unique17", top=1).hits[0].key == "d17"
+    mended.close()
     assert repair(folder) == []
 
 

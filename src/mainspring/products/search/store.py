@@ -420,7 +420,7 @@ class Store:
             row = self.connection.execute("PRAGMA quick_check(1)").fetchone()
         except sqlite3.DatabaseError as error:
             return str(error)
-        return None if row[0] == "ok" else str(row[0])
+        return None if row[0] == "ok" else " ".join(str(row[0]).split())
 
 
 def _marks(values: Sequence[Any]) -> str:
