@@ -153,6 +153,8 @@ def test_int8_is_our_own(encoder: tuple[Transformer, Path]) -> None:
     mask = torch.ones_like(ids)
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 4
+    # Above this level ONNX Runtime joins a DequantizeLinear with its product and rounds activations, too.
+    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     run = onnxruntime.InferenceSession(
         proto.SerializeToString(), settings, providers=["CPUExecutionProvider"]
     )
@@ -164,7 +166,7 @@ def test_int8_is_our_own(encoder: tuple[Transformer, Path]) -> None:
             if isinstance(module, nn.Linear):
                 module.weight.copy_(quantised.decode(quantised.encode(module.weight)))
         wanted = model(bidirectional_batch(ids)).hidden
-    np.testing.assert_allclose(hidden, wanted.numpy(), atol=2e-3, rtol=1e-3)
+    np.testing.assert_allclose(hidden, wanted.numpy(), atol=1e-4, rtol=1e-4)
 
 
 def test_what_goes_out_comes_back_in(decoder: tuple[Transformer, Path]) -> None:
