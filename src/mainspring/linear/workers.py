@@ -7,7 +7,6 @@ lines. A worker that dies ends the training with its number and exit code; no fi
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -50,7 +49,6 @@ class Workers:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
             start_new_session=True,  # a Ctrl-C is the parent's to act on
         )
 
