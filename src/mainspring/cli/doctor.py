@@ -212,7 +212,7 @@ def _kernels() -> Check:
             "int8 and int4 kernels",
             "missing",
             f"portable, by {products}: {str(error)[:200]}",
-            "int8 and int4 models give the same and are several times slower; install g++",
+            "int8 and int4 models give the same and are slower; install g++",
         )
     return Check("int8 and int4 kernels", "ok", f"compiled, {path}")
 

@@ -125,5 +125,5 @@ def notes(name: str, device: torch.device) -> tuple[str, ...]:
             return (f"{name} has been tested on the CPU alone",)
         reason = _kernels(PRECISIONS[name])[1]
         if reason is not None:
-            return (f"{name} runs by PyTorch's operators, several times slower than compiled ({reason})",)
+            return (f"{name} runs by PyTorch's operators, slower than compiled ({reason})",)
     return ()

@@ -1,7 +1,7 @@
 """The dense index: vectors of passages in segments, each a folder of files that are written once and mapped.
 
-A segment holds a graph over its passages' vectors (HNSW, Malkov and Yashunin 2018, of usearch: alive, mapped
-from disk, and a tenth of faiss-cpu's size) and the vectors of their sentences in int8, which ranking and
+A segment holds a graph over its passages' vectors (HNSW, Malkov and Yashunin 2018, of usearch: alive, and
+mapped from disk) and the vectors of their sentences in int8, which ranking and
 captions read. The store's table of segments says which count; a folder that it does not name is what a
 process left that died while writing, and is removed.
 """

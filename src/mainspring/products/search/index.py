@@ -143,7 +143,7 @@ class Index:
             encoder: in place of the one it was made with, whose vectors it must give.
             ranker: in place of comparing vectors.
             answerer: what answers questions, if anything.
-            verify: check sizes and checksums of all files (about 1 GB a second).
+            verify: check sizes and checksums of all files.
 
         Raises:
             SearchIndexError: there is none, or a file is damaged; the message names it and the remedy.

@@ -138,7 +138,7 @@ def best_kernels() -> Kernels:
     except OSError as error:
         warnings.warn(
             f"the compiled int8 and int4 kernels cannot be had ({error}): the portable ones give the same, "
-            "several times slower. Install g++, or ask for the portable kernels to say that this is meant",
+            "slower. Install g++, or ask for the portable kernels to say that this is meant",
             RuntimeWarning,
             stacklevel=2,
         )
