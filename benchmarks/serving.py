@@ -26,8 +26,8 @@ from typing import Any
 from benchmarks.harness import Bar, finish, interleave, median, options, resume
 
 CLIENTS = 16
-FULL = {"d_model": 768, "n_layers": 12, "d_ff": 3072, "max_positions": 512}
-QUICK = {"d_model": 256, "n_layers": 4, "d_ff": 1024, "max_positions": 512}
+FULL = {"d_model": 768, "n_heads": 12, "n_layers": 12, "d_ff": 3072, "max_positions": 512}
+QUICK = {"d_model": 256, "n_heads": 4, "n_layers": 4, "d_ff": 1024, "max_positions": 512}
 SERVER = """
 import sys, json, torch
 from mainspring.infer.batching import BatchSettings

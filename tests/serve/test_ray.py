@@ -49,7 +49,7 @@ def test_two_replicas_answer_as_one_engine(tmp_path: Path) -> None:
             env=environment,
         )
     try:
-        url, end = f"http://127.0.0.1:{port}", time.monotonic() + 120
+        url, end = f"http://127.0.0.1:{port}", time.monotonic() + 240
         while True:
             try:
                 with urlopen(f"{url}/readyz", timeout=5) as response:

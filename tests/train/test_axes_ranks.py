@@ -60,7 +60,7 @@ def test_any_plan_goes_on_from_any_other(data: Path, tmp_path: Path) -> None:
         ("flat", "", {**half, **plan(data=2, expert=2, sequence=2, zero=3)}),
         ("whole", "flat", {**full, **plan(data=4)}),
     ]
-    curves = run_ranks(several, 4, str(data), str(tmp_path), jobs, timeout=200)[0]
+    curves = run_ranks(several, 4, str(data), str(tmp_path), jobs, timeout=280)[0]
     for source in ("two", "flat"):  # to one rank
         shutil.copytree(tmp_path / source, tmp_path / f"{source}-alone")
         curves[f"{source}-alone"] = train(str(data), str(tmp_path / f"{source}-alone"), full)

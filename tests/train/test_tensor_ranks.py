@@ -89,7 +89,7 @@ def contents(path: Path) -> dict[str, Tensor]:
 
 
 def test_every_plan_loads_what_every_plan_saved_to_the_bit(tmp_path: Path) -> None:
-    run_ranks(moved, 4, str(tmp_path), timeout=200)
+    run_ranks(moved, 4, str(tmp_path), timeout=280)
     for number in range(len(PLANS)):
         place = tmp_path / str(number)
         first, *others = sorted(place.glob("*/step-*"), key=lambda path: path.parent.name != "first")
@@ -126,7 +126,7 @@ def test_any_plan_goes_on_from_any_other(data: Path, tmp_path: Path) -> None:
         ("experts", "", {**half, **plan(data=2, expert=2, tensor=2, zero=2)}),
         ("both", "experts", {**full, **plan(sequence=2, sequence_attention="ring", tensor=2)}),
     ]
-    curves = run_ranks(several, 4, str(data), str(tmp_path), jobs, timeout=200)[0]
+    curves = run_ranks(several, 4, str(data), str(tmp_path), jobs, timeout=280)[0]
     shutil.copytree(tmp_path / "experts", tmp_path / "one")
     curves["one"] = train(str(data), str(tmp_path / "one"), full)
     for curve in curves.values():
@@ -168,7 +168,7 @@ def objectives(rank: int, world: int, data: str, pairs: str, place: str) -> dict
 def test_every_objective_is_the_same(words: Path, pairs: Path, tmp_path: Path) -> None:
     given = str(words), str(pairs)
     alone = trained(*given, str(tmp_path / "one"), {})
-    two = run_ranks(objectives, 2, *given, str(tmp_path / "two"), timeout=200)[0]
+    two = run_ranks(objectives, 2, *given, str(tmp_path / "two"), timeout=280)[0]
     for name, curve in alone.items():
         for step, (loss, norm) in curve.items():
             assert two[name][step] == pytest.approx((loss, norm), rel=1e-4), name

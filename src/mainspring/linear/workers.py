@@ -24,7 +24,7 @@ from mainspring.linear.combiners import Ints, Projection
 from mainspring.linear.merge import Report, merge
 from mainspring.linear.rows import SparseRows
 from mainspring.linear.settings import LinearSettings
-from mainspring.linear.worker import Done, Task, mapped, tracker_of
+from mainspring.linear.shared import Done, Task, mapped, tracker_of
 
 
 class Workers:
