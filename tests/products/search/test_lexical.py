@@ -1,6 +1,7 @@
 """The lexical index against BM25 by its formula, and what it takes as a query."""
 
 import math
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -105,3 +106,18 @@ def test_replacing_and_removing(tmp_path: Path) -> None:
     assert [h.passage for h in after.search("beta", 9, languages=["en"])] == [1]
     assert after.passages == 1
     assert [h.passage for h in TantivyIndex(tmp_path, "en").view().search("beta", 9, languages=["en"])] == [1]
+
+
+def test_deletions_that_were_not_committed_are_in_nobodys_way(tmp_path: Path) -> None:
+    """A writer killed between its file of deletions and its commit leaves a file of the name that comes next."""
+    whole, dying = tmp_path / "whole", tmp_path / "dying"
+    rows = [ToIndex(n, n, f"title {n}", f"text number {n}", "en") for n in range(4)]
+    TantivyIndex(whole, "en").write([], rows)
+    shutil.copytree(whole, dying)
+    TantivyIndex(dying, "en").write([2], [])
+    (left,) = dying.glob("*.del")
+    shutil.copy(left, whole)
+    index = TantivyIndex(whole, "en")
+    index.write([2], [])
+    assert index.view().passages == 3
+    assert [file.name for file in whole.glob("*.del")] == [left.name]

@@ -21,22 +21,35 @@ if TYPE_CHECKING:
     from mainspring.parallel.zero.placement import Shard
 
 
+# torch calls hooks of all optimizers from a table that nothing may change meanwhile, not even the garbage
+# collector: one pair of hooks stays in it and asks these, in the order in which they came.
+_watching: list[weakref.ref[Flat]] = []
+
+
 def watch_steps(engine: Flat) -> None:
     """Tell `engine` of steps of optimizers that hold its pieces, for as long as it lives."""
-    seen = weakref.ref(engine)
+    if not _watching:
+        register_optimizer_step_pre_hook(_before)
+        register_optimizer_step_post_hook(_after)
+    _watching[:] = [*(seen for seen in _watching if seen() is not None), weakref.ref(engine)]
 
-    def before(optimizer: Any, args: Any, kwargs: Any) -> None:
-        strategy = seen()
-        if strategy is not None and (shards := _held(strategy.shards, optimizer)):
-            strategy.before_step(shards, optimizer)
 
-    def after(optimizer: Any, args: Any, kwargs: Any) -> None:
-        strategy = seen()
-        if strategy is not None and (shards := _held(strategy.shards, optimizer)):
-            strategy.after_step(shards, optimizer)
+def _before(optimizer: Any, args: Any, kwargs: Any) -> None:
+    for engine, shards in _holders(optimizer):
+        engine.before_step(shards, optimizer)
 
-    for handle in (register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)):
-        weakref.finalize(engine, handle.remove)
+
+def _after(optimizer: Any, args: Any, kwargs: Any) -> None:
+    for engine, shards in _holders(optimizer):
+        engine.after_step(shards, optimizer)
+
+
+def _holders(optimizer: Any) -> list[tuple[Flat, list[Shard]]]:
+    """Engines of which `optimizer` holds pieces, and the shards they are of."""
+    mine = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    living = [engine for seen in _watching if (engine := seen()) is not None]
+    held = [(e, [s for s in e.shards if any(id(piece) in mine for piece in s.pieces)]) for e in living]
+    return [(engine, shards) for engine, shards in held if shards]
 
 
 def cast_gradients(shards: Iterable[Shard]) -> None:
@@ -83,9 +96,3 @@ def _show(shard: Shard, total: Tensor) -> None:
     for piece, place in zip(shard.pieces, shard.places, strict=True):
         if piece.grad is not None:
             piece.grad = total[place]
-
-
-def _held(shards: Iterable[Shard], optimizer: Any) -> list[Shard]:
-    """Those of `shards` of which `optimizer` holds a piece."""
-    mine = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    return [shard for shard in shards if any(id(piece) in mine for piece in shard.pieces)]

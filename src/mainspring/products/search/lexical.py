@@ -109,6 +109,7 @@ class TantivyIndex:
         self.language = language
         self._tantivy = require("tantivy", "search")
         folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
         try:
             self._index = self._tantivy.Index(_schema(self._tantivy), path=str(folder))
         except ValueError as error:
@@ -125,6 +126,7 @@ class TantivyIndex:
         """Remove documents and add passages in one commit (see `LexicalIndex.write`)."""
         writer = self._index.writer(_HEAP, 1)
         try:
+            _remove_unfinished(self._folder)
             self._remove(writer, "document", deleted)
             passages = iter(added)
             while batch := list(islice(passages, _AT_ONCE)):
@@ -235,15 +237,32 @@ def segment_files(folder: Path) -> list[str]:
     Raises:
         SearchIndexError: the table is missing or damaged.
     """
+    segments = _segments(folder)
+    return sorted(p.name for p in folder.iterdir() if p.name.split(".")[0] in segments)
+
+
+def _segments(folder: Path) -> dict[str, str | None]:
+    """Each segment of an index and its file of deletions, if it has one."""
     table = folder / "meta.json"
     try:
-        segments = json.loads(table.read_text(encoding="utf-8"))["segments"]
-        prefixes = {str(segment["segment_id"]).replace("-", "") for segment in segments}
+        found: dict[str, str | None] = {}
+        for segment in json.loads(table.read_text(encoding="utf-8"))["segments"]:
+            name = str(segment["segment_id"]).replace("-", "")
+            deletes = segment["deletes"]
+            found[name] = deletes and f"{name}.{deletes['opstamp']}.del"
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SearchIndexError(
             f"{table}: the lexical index's table of segments is damaged ({error})"
         ) from error
-    return sorted(p.name for p in folder.iterdir() if p.name.split(".")[0] in prefixes)
+    return found
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove deletions that a writer did not live to commit: the engine would write files of the same names."""
+    kept = set(_segments(folder).values())
+    for file in folder.glob("*.del"):
+        if file.name not in kept:
+            file.unlink()
 
 
 def _schema(tantivy: Any) -> Any:
