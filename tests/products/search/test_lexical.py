@@ -109,7 +109,7 @@ def test_replacing_and_removing(tmp_path: Path) -> None:
 
 
 def test_deletions_that_were_not_committed_are_in_nobodys_way(tmp_path: Path) -> None:
-    """A writer killed between its file of deletions and its commit leaves a file of the name that comes next."""
+    """A writer killed between its deletions and its commit leaves a file of the name that comes next."""
     whole, dying = tmp_path / "whole", tmp_path / "dying"
     rows = [ToIndex(n, n, f"title {n}", f"text number {n}", "en") for n in range(4)]
     TantivyIndex(whole, "en").write([], rows)

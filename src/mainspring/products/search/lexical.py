@@ -258,7 +258,7 @@ def _segments(folder: Path) -> dict[str, str | None]:
 
 
 def _remove_unfinished(folder: Path) -> None:
-    """Remove deletions that a writer did not live to commit: the engine would write files of the same names."""
+    """Remove deletions that a writer did not live to commit: the next ones would get the same names."""
     kept = set(_segments(folder).values())
     for file in folder.glob("*.del"):
         if file.name not in kept:
