@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mainspring.config import Section
 from mainspring.data.config import DataConfig
@@ -50,6 +50,10 @@ class TrainConfig(Section):
     """What a loss or gradient that is not finite does: end the run, or leave that step out."""
     threads: int = Field(0, ge=0)
     """Compute threads of a rank; 0 shares the machine's cores evenly among its ranks."""
+    keep_memory: bool = False
+    """On a CPU with glibc: keep memory that a step frees for the next, which then has no page faults. The
+    peak may be higher, since what is kept in small pieces does not serve a large block; the plan does not
+    count that. Not with plan.offload = "disk", which gives memory back."""
     tensorboard: bool = False
     """Also write TensorBoard files (needs the extra `tensorboard`)."""
     elastic: bool = False
@@ -76,6 +80,15 @@ class Recipe(Section):
     """Training for narrow number formats (None: products see weights as they are)."""
     train: TrainConfig
     """Length, batch, precision and records."""
+
+    @model_validator(mode="after")
+    def _memory_goes_one_way(self) -> Self:
+        if self.train.keep_memory and self.plan.offload == "disk":
+            raise ValueError(
+                'train.keep_memory keeps what plan.offload = "disk" gives back to the system, to stay in its '
+                "limit; set one of them"
+            )
+        return self
 
     def over(self, ranks: int) -> Recipe:
         """The recipe as it runs on so many ranks: itself, or, where it is elastic, with that data degree."""

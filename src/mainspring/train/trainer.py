@@ -24,6 +24,7 @@ from mainspring.nn.init import stable_seed
 from mainspring.parallel import World
 from mainspring.planner import Estimate, Machine
 from mainspring.train import checkpoint, events, holdout, nonfinite, resume
+from mainspring.train.allocator import keep_freed_memory
 from mainspring.train.feed import Feed
 from mainspring.train.memory import peak_memory
 from mainspring.train.narrow import MixtureTraining, Narrow
@@ -130,6 +131,8 @@ class Trainer:
                 if before:
                     self._resume(setup, saver, before)
                 self._begin(setup, resumed=before is not None)
+                if self.recipe.train.keep_memory and not keep_freed_memory():
+                    self._tell(events.Warned(self._step, "train.keep_memory: the C library is not glibc"))
                 status: events.Status = "interrupted" if self._loop(setup, saver, stop) else "finished"
                 self._finish_saving(saver)
             except BaseException as error:
