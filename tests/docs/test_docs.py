@@ -1,11 +1,11 @@
 """Docs run: code blocks are executed, generated pages are current, links lead somewhere."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from support.script import run_script
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
@@ -20,10 +20,8 @@ def label(page: Path) -> str:
 @pytest.mark.parametrize("page", WITH_CODE, ids=label)
 def test_code_blocks_run(page: Path, tmp_path: Path) -> None:
     code = "\n".join(BLOCK.findall(page.read_text(encoding="utf-8")))
-    ran = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=240
-    )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    status, output = run_script(code, tmp_path, timeout=240)
+    assert status == 0, output
 
 
 @pytest.mark.parametrize("page", PAGES, ids=label)

@@ -1,8 +1,8 @@
 """Start several ranks for a test and collect what they return.
 
-Ranks are forked from a server process that has torch imported but has run nothing, so that a start costs a
-fraction of a second instead of an import of torch for each rank, and nothing of the test's own process
-(threads, autograd, open groups) leaks into a rank.
+Ranks are forked from a server process that has torch and Mainspring imported but has run nothing, so that a
+start costs a fraction of a second instead of those imports for each rank, and nothing of the test's own
+process (threads, autograd, open groups) leaks into a rank.
 """
 
 from __future__ import annotations
@@ -23,7 +23,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-PRELOAD = ["pytest", "torch", "torch.distributed.fsdp", "torch.distributed.tensor", "torch.utils.checkpoint"]
+PRELOAD = [
+    "pytest",
+    "torch",
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor",
+    "torch.utils.checkpoint",
+    "mainspring.infer",
+    "mainspring.models",
+    "mainspring.objectives",
+    "mainspring.parallel",
+    "mainspring.planner",
+    "mainspring.train",
+]
 """What the server imports once, before any fork."""
 
 

@@ -8,7 +8,8 @@ import torch
 from mainspring.nn import TransformerConfig, initialize
 from mainspring.nn.feed_forward import FeedForward
 from mainspring.nn.moe import ExpertFeedForward, Experts, add_rows, gather_rows
-from mainspring.nn.moe.experts import apply_each, apply_grouped
+from mainspring.nn.moe.experts import apply_grouped
+from mainspring.nn.moe.in_turn import apply_each
 
 from . import reference
 
