@@ -3,8 +3,8 @@
 PyTorch multiplies fp32 matrices on CPU with MKL, which does not use AVX-512 on every processor that has it;
 oneDNN, in every x86 build of PyTorch, does (on an AMD EPYC 220 against 105 GFLOP/s on one thread, both true
 fp32). With AVX2 alone the two are level for matrices as they lie, and MKL is up to twice as fast for
-transposed ones, which gradients need. Other devices and dtypes, autocast and small products take PyTorch's own
-path. A compiler sees one operator, which it calls.
+transposed ones, which gradients need. Other devices and dtypes, autocast and small products take PyTorch's
+own path. A compiler sees one operator, which it calls.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Products of many pairs of matrices; large ones in fp32 go through oneDNN one by one where it is ahead of MKL
-(nn.linear)."""
+"""Products of many pairs of matrices; large ones in fp32 go through oneDNN one by one where it is ahead of
+MKL (nn.linear)."""
 
 from __future__ import annotations
 
