@@ -10,6 +10,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,23 +61,33 @@ def commands() -> str:
 
     from mainspring.cli.main import app
 
-    root: Any = get_command(app)
-    parts = [NOTICE, "# Commands\n"]
+    def walk(command: Any, path: list[str]) -> Iterator[list[str]]:
+        yield path
+        for name, inner in getattr(command, "commands", {}).items():
+            yield from walk(inner, [*path, name])
 
-    def walk(command: Any, path: list[str]) -> None:
-        title = " ".join(path)
-        parts.append(f"\n{'#' * (1 + min(len(path), 3))} {title}\n\n```text\n{help_text(path)}\n```\n")
-        for name in getattr(command, "commands", {}):
-            walk(command.commands[name], [*path, name])
-
-    walk(root, ["mainspring"])
-    return "".join(parts)
+    paths = list(walk(get_command(app), ["mainspring"]))
+    parts = [
+        f"\n{'#' * (1 + min(len(path), 3))} {' '.join(path)}\n\n```text\n{shown}\n```\n"
+        for path, shown in zip(paths, help_texts(paths), strict=True)
+    ]
+    return "".join([NOTICE, "# Commands\n", *parts])
 
 
-def help_text(path: list[str]) -> str:
-    """What a command says of itself, on 100 columns and without colour."""
+HELP = """
+import json, sys
+from typer.testing import CliRunner
+from mainspring.cli.main import app
+ran = [CliRunner().invoke(app, [*path[1:], "--help"], prog_name=path[0]) for path in json.load(sys.stdin)]
+print(json.dumps([one.stdout for one in ran]))
+"""
+
+
+def help_texts(paths: list[list[str]]) -> list[str]:
+    """What commands say of themselves, on 100 columns and without colour."""
     shown = subprocess.run(
-        [sys.executable, "-m", *path, "--help"],
+        [sys.executable, "-c", HELP],
+        input=json.dumps(paths),
         capture_output=True,
         text=True,
         check=True,
@@ -88,8 +99,8 @@ def help_text(path: list[str]) -> str:
             "PYTHONPATH": str(ROOT / "src"),
         },
     ).stdout
-    text = re.sub(r"\x1b\[[0-9;]*m", "", shown).replace("python -m mainspring", "mainspring")
-    return "\n".join(line.rstrip() for line in text.strip().splitlines())
+    plain = [re.sub(r"\x1b\[[0-9;]*m", "", text) for text in json.loads(shown)]
+    return ["\n".join(line.rstrip() for line in text.strip().splitlines()) for text in plain]
 
 
 def configuration() -> str:
