@@ -109,9 +109,9 @@ def multiplies_bf16() -> bool:
     """Whether this machine multiplies bf16 itself; where it is emulated, figures of bf16 say nothing."""
     import torch
 
-    from mainspring.planner.processor import fast_instructions
+    from mainspring.planner import processor
 
-    return torch.cuda.is_available() or bool({"avx512_bf16", "amx_bf16"} & set(fast_instructions()))
+    return torch.cuda.is_available() or processor.multiplies_bf16()
 
 
 def finish(

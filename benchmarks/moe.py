@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.harness import Bar, finish, interleave, median, options, resume
+from benchmarks.harness import Bar, finish, interleave, median, multiplies_bf16, options, resume
 
 THREADS, ROUNDS, BAR = 2, 5, 1.5
 WIDTH = 512
@@ -262,13 +262,6 @@ def ratio(rows: list[dict[str, Any]]) -> float:
     return rates["ours"] / max(rate for side, rate in rates.items() if side.startswith("transformers"))
 
 
-def native_bf16() -> bool:
-    """Whether products in bf16 are more than an emulation on this processor."""
-    from mainspring.planner.processor import fast_instructions
-
-    return bool({"avx512_bf16", "amx_bf16"} & set(fast_instructions()))
-
-
 def main() -> int:
     """Run the benchmark, in bf16 where the processor computes in it, or where told (`--only`)."""
     cases = {f"{k.name} {n} {d}": (k, n, d) for d in DTYPES for k in KINDS for n in (8, 64)}
@@ -277,7 +270,9 @@ def main() -> int:
     tokens, rounds = (1024, 3) if arguments.quick else (4096, ROUNDS)
     rows: list[dict[str, Any]] = []
     bars: list[Bar] = []
-    chosen = arguments.only or (list(cases) if native_bf16() else [n for n in cases if n.endswith("fp32")])
+    chosen = arguments.only or (
+        list(cases) if multiplies_bf16() else [n for n in cases if n.endswith("fp32")]
+    )
     for name in chosen:
         kind, count, dtype = cases[name]
         found = resume(arguments.parts, name, partial(measure, kind, count, dtype, tokens, rounds))

@@ -54,6 +54,7 @@ def test_memory_is_that_of_now(measured, tmp_path):
     [
         (calibrate, "cpu_model", lambda: "another processor"),
         (calibrate, "usable_cores", lambda: 77),
+        (calibrate, "fast_instructions", lambda: ("amx_fp4",)),
         (torch, "__version__", "9.9.9"),
         (mainspring, "__version__", "9.9.9"),
     ],
@@ -100,6 +101,13 @@ def test_a_rank_that_fails_is_told(monkeypatch):
     monkeypatch.setattr(calibrate, "PROGRAM", "raise SystemExit('no such instruction')")
     with pytest.raises(PlanError, match="a rank of the calibration failed: no such instruction"):
         calibrate.measure(1, 1)
+
+
+def test_a_rank_that_takes_too_long_is_told(monkeypatch):
+    monkeypatch.setattr(calibrate, "PROGRAM", "import time; time.sleep(60)")
+    monkeypatch.setattr(calibrate, "TIMEOUT", 0.2)
+    with pytest.raises(PlanError, match="of 2 ranks did not end within 0.2 s"):
+        calibrate.measure(2, 1)
 
 
 def _state_seconds(rank, world):

@@ -6,7 +6,7 @@ import torch
 
 from mainspring.planner import Machine
 from mainspring.planner.memory import available_memory
-from mainspring.planner.processor import cpu_model, fast_instructions
+from mainspring.planner.processor import cpu_model, fast_instructions, multiplies_bf16
 
 
 def test_measured_in_little_time_and_leaves_threads_as_they_were():
@@ -48,5 +48,6 @@ def test_a_processor_is_named_with_its_fast_instructions(tmp_path):
     cpuinfo.write_text("processor : 0\nmodel name\t: Maker 7\nflags\t\t: fpu avx2 amx_bf16 avx512_bf16\n")
     assert cpu_model(cpuinfo) == "Maker 7"
     assert fast_instructions(cpuinfo) == ("avx512_bf16", "amx_bf16")
+    assert multiplies_bf16(cpuinfo) and not multiplies_bf16(tmp_path / "none")
     cpuinfo.write_text("model name : an Arm\nFeatures : fp asimd\n")
     assert fast_instructions(cpuinfo) == fast_instructions(tmp_path / "none") == ()

@@ -35,14 +35,17 @@ from mainspring.planner.device import Device
 from mainspring.planner.inventory import inventory_of
 from mainspring.planner.machine import RUNTIME_BYTES
 from mainspring.planner.memory import available_disk, available_memory
-from mainspring.planner.processor import cpu_model
+from mainspring.planner.processor import cpu_model, fast_instructions, multiplies_bf16
 from mainspring.planner.state_probe import pass_seconds, state_seconds
 from mainspring.planner.work import work_of
 
 SIZES = (2**16, 2**23)
 """Bytes at which collectives are timed; a line through the two gives latency and bandwidth."""
 PRECISIONS: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
+EMULATED = 2
+"""Widths that are timed in a precision that the processor emulates: wide products would take minutes."""
 TIMEOUT = 300
+"""Seconds that a measurement may take."""
 PROGRAM = "from mainspring.planner.calibrate import work; work()"
 """What a rank of the measurement runs."""
 
@@ -56,6 +59,8 @@ def fingerprint(ranks: int, threads: int) -> str:
     """Hash of what a calibration depends on."""
     facts = [
         cpu_model(),
+        torch.backends.cpu.get_cpu_capability(),  # a name stands for several processors
+        *fast_instructions(),
         usable_cores(),
         ranks,
         threads,
@@ -107,7 +112,7 @@ def measure(ranks: int, threads: int) -> Device:
     """Measure with `ranks` processes at once.
 
     Raises:
-        PlanError: one of them failed.
+        PlanError: one of them failed, or they took too long.
     """
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
@@ -123,6 +128,11 @@ def measure(ranks: int, threads: int) -> Device:
         ]
         try:
             told = [child.communicate(timeout=TIMEOUT)[1] for child in children]
+        except subprocess.TimeoutExpired as error:
+            raise PlanError(
+                f"the calibration of {ranks} ranks did not end within {TIMEOUT} s: stop what else this "
+                "machine computes and try again, or plan for a device by name (--device)"
+            ) from error
         finally:
             for child in children:
                 if child.poll() is None:
@@ -153,7 +163,8 @@ def work() -> None:
 def _probe(ranks: int, threads: int) -> Device:
     gemm = {
         precision: [
-            (width, _together(partial(probes.product_rate, precision, width))) for width in probes.WIDTHS
+            (width, _together(partial(probes.product_rate, precision, width)))
+            for width in probes.WIDTHS[: EMULATED if _emulated(precision) else None]
         ]
         for precision in PRECISIONS
     }
@@ -200,11 +211,15 @@ def _probe(ranks: int, threads: int) -> Device:
     scale = {
         precision: [
             (rows * probes.REFERENCE.max_positions, _scale(device, precision, rows))
-            for rows in probes.REFERENCE_ROWS
+            for rows in probes.REFERENCE_ROWS[: 1 if _emulated(precision) else None]
         ]
         for precision in PRECISIONS
     }
     return parse(Device, json.loads(json.dumps({**values, "compute_scale": scale})))
+
+
+def _emulated(precision: str) -> bool:
+    return precision == "bf16" and not multiplies_bf16()
 
 
 def _scale(device: Device, precision: Literal["fp32", "bf16"], rows: int) -> float:

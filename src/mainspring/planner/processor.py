@@ -30,3 +30,8 @@ def fast_instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
                 flags = set(value.split())
                 return tuple(name for name in FAST if name in flags)
     return ()
+
+
+def multiplies_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the processor multiplies bf16 itself; where it is emulated it is far slower than fp32."""
+    return bool({"avx512_bf16", "amx_bf16"} & set(fast_instructions(cpuinfo)))
