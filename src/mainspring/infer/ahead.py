@@ -95,7 +95,8 @@ def export_compiled(
         check_compilable(encoder)
         ids = torch.zeros((2, 16), dtype=torch.int64)
         sizes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-        inputs = (ids, ids, torch.ones_like(ids, dtype=torch.bool))
+        # One tensor given twice would be one input: what is read of the first would be of the second.
+        inputs = (ids, ids.clone(), torch.ones_like(ids, dtype=torch.bool))
         _compile(EncoderStep(encoder, causal=equipment.causal), inputs, (sizes,) * 3, out / ENCODER)
     equipment.tokenizer.save(out)
     weights = {key: tensor.detach().contiguous() for key, tensor in network.state_dict().items()}

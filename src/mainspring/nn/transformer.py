@@ -174,7 +174,8 @@ class Transformer(nn.Module):
         if x is None:
             x = self.embeddings(batch, shared_positions=facts.shared_positions) if embeds is None else embeds
             x = self.peers.split(x)
-        kept, below, exposed = [x], x, dict[int, Tensor]()
+        kept, below = [x], x
+        exposed: dict[int, Tensor] = {}  # a call of dict[int, Tensor] is what torch.compile cannot trace
         for i, block in enumerate(islice(self.layers, first, stop), first):
             store = None if cache is None else cache.layers[i]
             below = x

@@ -217,7 +217,8 @@ def test_every_family_that_reads(family: str, tmp_path: Path) -> None:
     """Its smallest preset, narrower: with relative positions, experts, convolutions and masks of its own."""
     preset = next(iter(FAMILIES[family].presets))
     config = resolve(ModelConfig(family=family, preset=preset), vocab_size=VOCABULARY)
-    depth = {"encoder_layers": 1, "decoder_layers": 1} if config.is_encoder_decoder else {"n_layers": 2}
+    both = 1 if config.experts is None else config.experts.every
+    depth = {"encoder_layers": both, "decoder_layers": both} if config.is_encoder_decoder else {"n_layers": 2}
     narrow = {"d_model": 32, "n_heads": 4, "d_ff": 64, "max_positions": 48, "head_dim": None}
     config = config.replace(**narrow, **depth)
     model = initialize(Transformer(config), 5).eval().requires_grad_(False)
