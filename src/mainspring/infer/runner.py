@@ -64,6 +64,7 @@ class CachedRunner:
         """
         self._model, self._vocabulary, self._layout, self._every = model, vocabulary, layout, every
         self._parameter = next(model.parameters())
+        self._at_once = None if layout.mask is not None else DecodeStep.of(model)
         self._cache: KVCache | None = None
         self._lengths = self._given = torch.empty(0, dtype=torch.int64)
 
@@ -92,37 +93,40 @@ class CachedRunner:
     @torch.inference_mode()
     def step(self, tokens: Sequence[int]) -> Tensor:
         """See `Runner.step`."""
+        if self._at_once is not None:
+            return self._step_at_once(self._at_once, tokens)
         return self._read([[token] for token in tokens])
 
     def _read(self, tokens: list[list[int]]) -> Tensor:
         """Read tokens of each row, and the mask where one asks, which is forgotten: fp32 [B, V]."""
         assert self._cache is not None, "prefill comes first"
-        layout, device = self._layout, self._lengths.device
-        asking = [] if layout.mask is None else [layout.mask]
+        device = self._lengths.device
+        asking = [] if self._layout.mask is None else [self._layout.mask]
         ids = torch.tensor([[*row, *asking] for row in tokens], dtype=torch.int64, device=device)
-        place = self._lengths[:, None] + torch.arange(ids.shape[1], device=device)
-        type, lang = (
-            torch.full_like(ids, sides[1]) if sides[1] else None for sides in (layout.types, layout.langs)
-        )
-        rank = place - self._given[:, None] + 1 if layout.whole else place
         select = None
         if ids.shape[1] > 1:
             select = torch.zeros_like(ids, dtype=torch.bool)
             select[:, -1] = True
-        batch = TokenBatch(ids, pos=place, rank=rank, type=type, lang=lang)
-        logits: Tensor = self._model(batch, cache=self._cache, select=select).logits
+        logits: Tensor = self._model(self._batch(ids), cache=self._cache, select=select).logits
         self._cache.truncate(self._cache.length - len(asking))
         self._lengths = self._lengths + (ids.shape[1] - len(asking))
         return logits.view(len(tokens), -1)[:, : self._vocabulary].float()
 
-    def _step_at_once(self, step: DecodeStep, ids: Tensor) -> Tensor:
-        """Read a token of each row, ids [B, 1], in one call.
+    def _batch(self, ids: Tensor) -> TokenBatch:
+        """Generated tokens [B, T] with their data; each row's follow its own last one."""
+        layout = self._layout
+        place = self._lengths[:, None] + torch.arange(ids.shape[1], device=ids.device)
+        type, lang = (
+            torch.full_like(ids, sides[1]) if sides[1] else None for sides in (layout.types, layout.langs)
+        )
+        rank = place - self._given[:, None] + 1 if layout.whole else place
+        return TokenBatch(ids, pos=place, rank=rank, type=type, lang=lang)
 
-        Each row's follows its own last one, so that what padded the prompts is written over.
-        """
-        assert self._cache is not None
-        place = self._lengths[:, None]
-        x = self._model.embeddings(TokenBatch(ids, pos=place, rank=place))[:, 0]
+    def _step_at_once(self, step: DecodeStep, tokens: Sequence[int]) -> Tensor:
+        """Read a token of each row in one call; what padded the prompts is written over."""
+        assert self._cache is not None, "prefill comes first"
+        ids = torch.tensor(tokens, dtype=torch.int64)[:, None]
+        x = self._model.embeddings(self._batch(ids))[:, 0]
         layers = self._cache.layers
         slots = torch.arange(len(ids))
         logits = step(x, [s.keys for s in layers], [s.values for s in layers], slots, self._lengths)
