@@ -117,7 +117,7 @@ def test_what_cannot_run_here_is_compiled_all_the_same(path: Instructions) -> No
 
 def test_no_compiler_is_a_warning_and_the_portable_tier(monkeypatch: pytest.MonkeyPatch) -> None:
     native_kernels.cache_clear()
-    monkeypatch.setattr(building.shutil, "which", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.warns(RuntimeWarning, match=r"there is no g\+\+"):
         assert best_kernels() is PORTABLE
 

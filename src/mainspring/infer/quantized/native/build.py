@@ -6,17 +6,16 @@ import ctypes
 import functools
 import hashlib
 import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
+from mainspring.native import FLAGS, compile_library, find_compiler
+
 _HERE = Path(__file__).parent
 _SOURCES = ("kernels.cpp", "products.h", "step.h")
-# Unsafe maths is out of the question: a library linked with it makes the process round subnormals to zero.
-_FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fopenmp")
 _V3 = frozenset({"avx2", "fma", "f16c", "bmi1", "bmi2", "movbe", "abm"})
 _V4 = _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 
@@ -68,11 +67,8 @@ def build(path: Instructions, folder: Path) -> Path:
     Raises:
         OSError: there is no compiler that takes it (GCC's), with what it said, or the folder cannot be used.
     """
-    compiler = shutil.which("g++")
-    if compiler is None:
-        raise OSError("there is no g++")
-    flags = [*_FLAGS, *path.flags, "-shared", "-fPIC"]
-    made_of = hashlib.sha256(" ".join(flags).encode() + _version(compiler))
+    flags = [*FLAGS, "-fopenmp", *path.flags]
+    made_of = hashlib.sha256(" ".join(flags).encode() + _version(find_compiler()))
     for name in _SOURCES:
         made_of.update((_HERE / name).read_bytes())
     library = folder / f"{path.name}-{made_of.hexdigest()[:20]}.so"
@@ -85,10 +81,7 @@ def build(path: Instructions, folder: Path) -> Path:
     if not library.exists():
         with tempfile.TemporaryDirectory(dir=folder) as place:
             new = Path(place) / library.name
-            command = [compiler, *flags, str(_HERE / "kernels.cpp"), "-o", str(new)]
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace")
-            if done.returncode:
-                raise OSError(f"{compiler} refused the kernels: {done.stderr.strip()[:2000]}")
+            compile_library(_HERE / "kernels.cpp", new, flags)
             new.replace(library)  # whoever looks sees all of it, or none
     return library
 
