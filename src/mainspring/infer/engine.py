@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -42,8 +43,10 @@ from mainspring.infer.tasks import EncoderTasks
 from mainspring.infer.text_stream import TextStream
 from mainspring.infer.writer import Writer, chosen_logits
 from mainspring.nn.transformer import Transformer
-from mainspring.parallel import Plan
 from mainspring.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from mainspring.parallel import Plan
 
 Prompt = str | Sequence[int]
 """Text, or tokens."""

@@ -32,7 +32,7 @@ from mainspring.nn.config import TransformerConfig
 from mainspring.nn.transformer import Transformer
 from mainspring.objectives import CausalConfig, Vocabulary, build, network_state
 from mainspring.text.tokenizer import Tokenizer
-from mainspring.train.checkpoint import latest, load_model_state
+from mainspring.train.checkpoint import latest
 from mainspring.train.checkpoint.manifest import NAME as MANIFEST
 from mainspring.train.run import Run
 
@@ -218,6 +218,8 @@ def usable_device(device: str | torch.device) -> torch.device:
 
 
 def _read_run(place: Place) -> tuple[Shape, dict[str, Tensor]]:
+    from mainspring.train.checkpoint import load_model_state
+
     assert place.checkpoint is not None
     recipe = Run(place.directory).read_recipe()
     tokenizer = Tokenizer.load(place.directory)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+from mainspring.nn.dtensor import is_dtensor, local_box
 from mainspring.nn.span import cut_of, logical_shape, span_of
 
 
@@ -28,12 +27,10 @@ def assign(parameter: Tensor, whole: Tensor) -> None:
     if span is not None:
         parameter.copy_(whole.reshape(-1)[span.start : span.stop])
         return
-    if not isinstance(parameter, DTensor):
+    if not is_dtensor(parameter):
         parameter.copy_(whole)
         return
-    shape, offset = compute_local_shape_and_global_offset(
-        parameter.shape, parameter.device_mesh, parameter.placements
-    )
+    shape, offset = local_box(parameter)
     for dim, (start, length) in enumerate(zip(offset, shape, strict=True)):
         whole = whole.narrow(dim, min(start, whole.shape[dim]), length)
     parameter.to_local().copy_(whole)

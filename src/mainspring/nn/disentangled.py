@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from mainspring.data.batch import TokenBatch
 from mainspring.nn.config import Disentangled, TransformerConfig
 from mainspring.nn.linear import Linear, linear
+from mainspring.nn.lookup import Embedding
 from mainspring.nn.peers import ALONE, Along, Peers
 from mainspring.nn.relative_attention import relative_attention
 
@@ -100,7 +101,7 @@ class DistanceTable(nn.Module):
         self.peers: Peers = ALONE
         assert config.disentangled is not None
         self.scheme = config.disentangled
-        self.table = nn.Embedding(2 * self.scheme.span, config.d_model)
+        self.table = Embedding(2 * self.scheme.span, config.d_model)
         self.norm = nn.LayerNorm(config.d_model, eps=config.norm_eps) if self.scheme.norm_table else None
 
     @property

@@ -12,7 +12,7 @@ from mainspring.data.batch import TokenBatch
 from mainspring.nn.block import make_norm
 from mainspring.nn.config import TransformerConfig
 from mainspring.nn.linear import Linear
-from mainspring.nn.lookup import Table
+from mainspring.nn.lookup import Embedding, Table
 from mainspring.nn.peers import ALONE, Along, Peers
 from mainspring.nn.positions import sinusoids
 from mainspring.nn.vocabulary import WHOLE, Vocabulary
@@ -33,9 +33,9 @@ class Embeddings(nn.Module):
         absolute, self.waves = config.absolute, config.sinusoidal is not None
         scheme = absolute or config.sinusoidal
         self.offset = scheme.offset if scheme else 0
-        self.position = nn.Embedding(config.max_positions + self.offset, width) if absolute else None
-        self.segment = nn.Embedding(config.type_vocab, width) if config.type_vocab else None
-        self.language = nn.Embedding(config.languages, width) if config.languages else None
+        self.position = Embedding(config.max_positions + self.offset, width) if absolute else None
+        self.segment = Embedding(config.type_vocab, width) if config.type_vocab else None
+        self.language = Embedding(config.languages, width) if config.languages else None
         self.norm = make_norm(config, width) if config.embed_norm else None
         self.mask = config.embed_mask
         self.biased = absolute is None or absolute.place == "input"

@@ -11,9 +11,8 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+from mainspring.nn.dtensor import is_dtensor, local_box
 from mainspring.nn.span import Cut, Span, cut_of, logical_shape, span_of
 
 CHUNK = 1 << 20
@@ -120,10 +119,8 @@ def _fill_normal(parameter: Tensor, seed: int, name: str, initial: Initial) -> N
 
 def _local(parameter: Tensor) -> tuple[Tensor, Cut]:
     """What of a parameter is here, and which box it is (or is a run of)."""
-    if isinstance(parameter, DTensor):
-        sizes, offsets = compute_local_shape_and_global_offset(
-            parameter.shape, parameter.device_mesh, parameter.placements
-        )
+    if is_dtensor(parameter):
+        sizes, offsets = local_box(parameter)
         return parameter.to_local(), Cut(parameter.shape, tuple(offsets), tuple(sizes), ())
     cut = cut_of(parameter)
     return parameter, Cut.whole(logical_shape(parameter)) if cut is None else cut

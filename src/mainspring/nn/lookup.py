@@ -22,7 +22,16 @@ SMALLEST = 1 << 23
 """Bytes of a table from which this is worth it."""
 
 
-class Table(nn.Embedding):
+class Embedding(nn.Embedding):
+    """torch's embedding; on the meta device, where drawing loads a compiler for seconds, nothing is drawn."""
+
+    def reset_parameters(self) -> None:
+        """Draw, as torch does."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
+class Table(Embedding):
     """torch's embedding with `lookup` for its forward, and products with its rows."""
 
     def forward(self, input: Tensor) -> Tensor:

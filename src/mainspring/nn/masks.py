@@ -13,14 +13,16 @@ Shapes: B rows, Tq query tokens, Tk key tokens.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from mainspring.data.batch import TokenBatch
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 
 class SdpaMask(NamedTuple):
@@ -200,6 +202,8 @@ def flex_block_mask(batch: TokenBatch, *, block_size: int = 128, compile: bool =
         block_size: side of the blocks whose emptiness is found in advance.
         compile: build the mask with torch.compile, without its [B, T, T] intermediate.
     """
+    from torch.nn.attention.flex_attention import create_block_mask  # loads a compiler
+
     rows, length = batch.ids.shape
     rank, doc, valid, probe = batch.rank, batch.doc, batch.valid, batch.probe
 

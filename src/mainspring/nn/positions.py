@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mainspring.nn.config import Rotary, T5Bias
+from mainspring.nn.lookup import Embedding
 from mainspring.nn.peers import ALONE, Along, Peers
 
 
@@ -95,7 +96,7 @@ class RelativeBias(nn.Module):
         self.peers: Peers = ALONE
         self.config = config
         self.bidirectional = bidirectional
-        self.table = nn.Embedding(config.buckets, heads)
+        self.table = Embedding(config.buckets, heads)
 
     @property
     def cuts(self) -> Mapping[str, Along]:

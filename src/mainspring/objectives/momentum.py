@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from mainspring.data.batch import TokenBatch
 from mainspring.errors import ConfigError
+from mainspring.nn.dtensor import is_dtensor
 from mainspring.nn.head import Columns
 from mainspring.nn.linear import Linear
 from mainspring.nn.transformer import Transformer
@@ -119,4 +119,4 @@ class MomentumContrast(AroundNetwork):
 
 
 def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if is_dtensor(tensor) else tensor

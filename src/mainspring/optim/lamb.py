@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
+from mainspring.nn.dtensor import is_dtensor
 from mainspring.nn.span import span_of
 from mainspring.optim.compiled import compiled_update
 from mainspring.optim.flat import COMPILE_FROM, SHORT
@@ -114,7 +114,7 @@ class Lamb(torch.optim.Optimizer):
             sums = self._run(LAMB_MOMENTS, one.entry, one.numbers)
             if sums is not None:
                 squares[one.parameter] = sums.to("cpu", torch.float64)
-        if self.join is None and any(isinstance(p, DTensor) or span_of(p) is not None for p in everything):
+        if self.join is None and any(is_dtensor(p) or span_of(p) is not None for p in everything):
             raise ValueError("LAMB needs the norms of whole parameters and has pieces: give it join=")
         rows = torch.stack([squares[p] for p in everything])
         if self.join is not None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+
+from mainspring.nn.dtensor import is_dtensor
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Entry:
 def local(tensor: Tensor) -> Tensor:
     """What this rank has of a tensor; parts of complex numbers as numbers of their own."""
     here = tensor.detach()
-    here = here.to_local() if isinstance(here, DTensor) else here
+    here = here.to_local() if is_dtensor(here) else here
     return torch.view_as_real(here) if here.is_complex() else here
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
+from mainspring.nn.dtensor import is_dtensor
 from mainspring.optim.pages import zeros
 from mainspring.optim.runs import Entry, adjacent, flat, local, plain
 
@@ -52,7 +52,7 @@ def allocate(states: MutableMapping[Any, Any], parameters: Iterable[nn.Parameter
             continue
         state = states[parameter]
         state["step"] = torch.tensor(0.0)
-        shard = not isinstance(parameter, DTensor) and parameter.ndim == 1 and parameter.is_contiguous()
+        shard = not is_dtensor(parameter) and parameter.ndim == 1 and parameter.is_contiguous()
         if shard and parameter.numel():
             simple[parameter.data_ptr()] = parameter
             continue

@@ -5,8 +5,9 @@ Names are loaded when they are first used: reading a checkpoint does not load th
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mainspring.lazy import attributes
 
 if TYPE_CHECKING:
     from mainspring.train.entry import run_recipe
@@ -46,8 +47,6 @@ _HOMES = {
     "sinks": ("JsonLines", "TensorBoard"),
     "trainer": ("Result", "Trainer"),
 }
-_HOME = {name: home for home, names in _HOMES.items() for name in names}
-
 __all__ = [
     "CheckpointSaved",
     "Evaluated",
@@ -70,7 +69,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__ = attributes(__name__, _HOMES)

@@ -32,7 +32,11 @@ def fill(values: Tensor) -> Tensor:
 
 
 def round_to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Symmetric int8 with one scale a row: weight [N, K] -> int8 [N, P], fp32 [N]."""
+    """Symmetric int8 with one scale a row: weight [N, K] -> int8 [N, P], fp32 [N]; on meta, shapes alone."""
+    if weight.is_meta:  # arithmetic there loads a compiler, for seconds
+        rows, columns = weight.shape
+        values = weight.new_empty(rows, padded(columns), dtype=torch.int8)
+        return values, weight.new_empty(rows, dtype=torch.float32)
     encoded = Integers(8).encode(weight)
     return fill(encoded.codes.view(torch.int8).view(weight.shape)).contiguous(), encoded.scales
 
@@ -49,6 +53,9 @@ def round_to_int4(weight: Tensor, group: int = BLOCK) -> tuple[Tensor, Tensor]:
     """
     check_group(group)
     rows, columns = weight.shape
+    if weight.is_meta:  # the shapes alone
+        packed = weight.new_empty(rows, padded(columns) // 2, dtype=torch.uint8)
+        return packed, weight.new_empty(rows, padded(columns) // BLOCK, dtype=torch.float32)
     groups = F.pad(weight.detach().float(), (0, -columns % group)).view(-1, group)
     scales = _best_scales(groups)
     values = (groups / torch.where(scales > 0, scales, 1.0)).round().clamp(-7, 7).to(torch.int8)

@@ -15,10 +15,11 @@ from pathlib import Path
 from mainspring.errors import CheckpointError, UsageError, few
 from mainspring.train.checkpoint import folder as folders
 from mainspring.train.checkpoint import shards
+from mainspring.train.checkpoint.folder import TMP
 from mainspring.train.checkpoint.io import read_whole
 from mainspring.train.checkpoint.manifest import DTYPES, Entry, Manifest, Slice
 from mainspring.train.checkpoint.state import MODEL, OPTIMIZER
-from mainspring.train.checkpoint.storage import TMP, publish
+from mainspring.train.checkpoint.storage import publish
 from mainspring.train.files import write_durably
 
 FILE_BYTES = 5 * 10**9

@@ -10,7 +10,11 @@ from mainspring.errors import CheckpointError
 from mainspring.train.checkpoint import manifest as manifests
 from mainspring.train.checkpoint import shards
 from mainspring.train.checkpoint.manifest import Manifest
-from mainspring.train.checkpoint.storage import OLD, TMP, retire
+
+TMP = ".tmp"
+"""Suffix of a checkpoint that is being written."""
+OLD = ".old"
+"""Suffix of a checkpoint that is being deleted or replaced."""
 
 _NAME = re.compile(r"step-(\d{8,})")
 
@@ -105,3 +109,11 @@ def _step(checkpoint: Path) -> int:
 def discard(staging: Path) -> None:
     """Remove a folder that a failed save left; after a good save there is none."""
     shutil.rmtree(staging, ignore_errors=True)
+
+
+def retire(folder: Path) -> None:
+    """Delete a checkpoint so that half of it is never taken for a whole one."""
+    old = folder.with_name(folder.name + OLD)
+    shutil.rmtree(old, ignore_errors=True)
+    folder.rename(old)
+    shutil.rmtree(old, ignore_errors=True)

@@ -30,13 +30,9 @@ from torch.futures import Future
 from mainspring.errors import CheckpointError
 from mainspring.train.checkpoint import manifest as manifests
 from mainspring.train.checkpoint import shards
+from mainspring.train.checkpoint.folder import TMP, retire
 from mainspring.train.checkpoint.manifest import DTYPES, SPELLINGS, Entry, Manifest, Slice
 from mainspring.train.files import sync_folder, write_durably
-
-TMP = ".tmp"
-"""Suffix of a checkpoint that is being written."""
-OLD = ".old"
-"""Suffix of a checkpoint that is being deleted or replaced."""
 
 
 class Writer(StorageWriter):
@@ -189,14 +185,6 @@ def publish(
     except OSError as error:
         raise CheckpointError(f"{target}: cannot be written: {error.strerror or error}") from error
     return content
-
-
-def retire(folder: Path) -> None:
-    """Delete a checkpoint so that half of it is never taken for a whole one."""
-    old = folder.with_name(folder.name + OLD)
-    shutil.rmtree(old, ignore_errors=True)
-    folder.rename(old)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _pending(item: WriteItem, planner: SavePlanner) -> shards.Pending:
