@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,12 +15,15 @@ from mainspring.errors import PlanError, UsageError
 from mainspring.infer import pack as packs
 from mainspring.infer.ahead import Package, is_package
 from mainspring.infer.compiled import StaticStep, Step, over_tensors
-from mainspring.infer.load import Equipment, Network, Place, assemble, equip, find, read, usable_device
+from mainspring.infer.load import Equipment, Network, Place, Shape, assemble, equip, find, read, usable_device
 from mainspring.infer.precision import PRECISIONS, checked, convert, converted, notes
 from mainspring.infer.precision import packed as packed_tensors
-from mainspring.infer.tensor_parallel import check_plan, spread
+from mainspring.infer.quantized.encoded import keep_integers
+from mainspring.models.native import SETTINGS, read_encoded
 from mainspring.nn.transformer import Transformer
-from mainspring.parallel import Plan
+
+if TYPE_CHECKING:
+    from mainspring.parallel import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,8 @@ def open_path(
     if is_package(path):
         return _open_package(path, where, precision, spread=plan is not None and plan.world > 1)
     if plan is not None:
+        from mainspring.infer.tensor_parallel import check_plan
+
         check_plan(plan)
     place = find(path)
     packed = packs.find_pack(place, precision, folder)
@@ -65,9 +71,11 @@ def open_path(
     if plan is not None and plan.world > 1:
         if PRECISIONS[precision].quantized:
             raise PlanError(f"{precision} is not cut over ranks; use fp32 or bf16, or plan.tensor = 1")
+        from mainspring.infer.tensor_parallel import spread
+
         network = spread(shape, state, plan, PRECISIONS[precision].dtype, where)
     elif packed is None:
-        network = convert(assemble(shape, state), precision).to(where)
+        network = _converted(place, shape, state, precision).to(where)
     elif PRECISIONS[precision].quantized:
         network = converted(shape.build(), precision, state, packed.metadata).to(where)
     else:
@@ -77,6 +85,14 @@ def open_path(
         return assemble(*read(place)).float().to(where)
 
     return Opened(network, equipment, precision, plain, notes(precision, where))
+
+
+def _converted(place: Place, shape: Shape, state: Mapping[str, Tensor], precision: str) -> Network:
+    """The network in a precision; of a model that is stored in integers with those."""
+    network = convert(assemble(shape, state), precision)
+    if PRECISIONS[precision].quantized and place.kind == "model" and (place.directory / SETTINGS).is_file():
+        keep_integers(network, read_encoded(place.directory))
+    return network
 
 
 def _open_package(path: str | Path, device: torch.device, precision: str, *, spread: bool) -> Opened:
@@ -114,7 +130,7 @@ def pack_model(path: str | Path, precision: str, folder: str | Path | None = Non
 
 def _write(place: Place, precision: str, folder: str | Path | None) -> packs.Packed:
     shape, state = read(place)
-    tensors, metadata = packed_tensors(convert(assemble(shape, state), precision))
+    tensors, metadata = packed_tensors(_converted(place, shape, state, precision))
     packs.write(place, shape, tensors, metadata, precision, packs.path_of(place, precision, folder))
     made = packs.find_pack(place, precision, folder)
     if made is None:

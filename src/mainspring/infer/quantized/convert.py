@@ -95,7 +95,8 @@ def from_quantized(
 def set_quantized(model: nn.Module, name: str, layer: QuantizedLinear) -> None:
     """Put a layer (`from_quantized`) in the place of the linear layer or table of that name."""
     old = model.get_submodule(name)
-    model.set_submodule(name, QuantizedTable(layer) if isinstance(old, nn.Embedding) else layer)
+    table = isinstance(old, nn.Embedding | QuantizedTable)
+    model.set_submodule(name, QuantizedTable(layer) if table else layer)
 
 
 def quantized_layers(model: nn.Module) -> dict[str, QuantizedLinear]:
