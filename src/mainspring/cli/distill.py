@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from mainspring.cli.carrying import carry_out
 from mainspring.cli.options import Overrides, RecipeName
-from mainspring.cli.train import Fresh, InitFrom, Nproc, Out, Quiet, Resume, carry_out, given
+from mainspring.cli.train import Fresh, InitFrom, Nproc, Out, Quiet, Resume, Transformers, given
 
 
 def distill(
@@ -41,4 +42,4 @@ def distill(
 
     asked = load_student(recipe, teacher, [*(overrides or ()), *given(nproc, init_from)])
     run = Run(out or Path("runs") / asked.name)
-    carry_out(asked, run, resume=resume, fresh=fresh, quiet=quiet)
+    carry_out(asked, run, Transformers(), resume=resume, fresh=fresh, quiet=quiet)

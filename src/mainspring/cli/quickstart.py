@@ -60,7 +60,7 @@ def quickstart(
     if corpus_mb <= 0 or minutes <= 0:
         raise ConfigError(f"--corpus-mb {corpus_mb:g} --minutes {minutes:g}: both should be above 0")
     if fresh:
-        from mainspring.cli.train import clear
+        from mainspring.cli.carrying import clear
 
         clear(Run(run_dir))
     began = time.monotonic()

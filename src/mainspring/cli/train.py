@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mainspring.cli.console import err
-from mainspring.cli.errors import SIGNALLED
+from mainspring.cli.carrying import Kind, carry_out
 from mainspring.cli.options import OnnxFile, Overrides, RecipeOrNone
 from mainspring.errors import UsageError
 
 if TYPE_CHECKING:
+    from mainspring.parallel import Plan, World
+    from mainspring.train.events import Sink
     from mainspring.train.recipe import Recipe
     from mainspring.train.run import Run
+    from mainspring.train.trainer import Result, Trainer
 
 
 Out = Annotated[
@@ -95,7 +97,7 @@ def train(
     asked = load(recipe, [*(overrides or ()), *given(nproc, init_from)])
     named = Path(recipe)
     run = Run(out or (named if (named / "recipe.toml").is_file() else Path("runs") / asked.name))
-    carry_out(asked, run, resume=resume, fresh=fresh, quiet=quiet)
+    carry_out(asked, run, Transformers(), resume=resume, fresh=fresh, quiet=quiet)
 
 
 def given(nproc: int | None, init_from: Path | None) -> list[str]:
@@ -106,91 +108,41 @@ def given(nproc: int | None, init_from: Path | None) -> list[str]:
     return found
 
 
-def carry_out(asked: Recipe, run: Run, *, resume: bool, fresh: bool, quiet: bool) -> None:
-    """Train a recipe in a run directory: as a rank, alone, or by starting all ranks.
+class Transformers(Kind["Recipe", "Trainer"]):
+    """Runs of transformers."""
 
-    Raises:
-        UsageError: the directory holds a run of another recipe, or the recipe cannot be carried out.
-    """
-    if resume and fresh:
-        raise UsageError("--resume and --fresh exclude each other: go on with the run, or begin anew")
-    if "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        _as_rank(asked, run, quiet)
-        return
-    if fresh:
-        clear(run)
-    elif not resume:
-        _refuse_other(asked, run)
-    if asked.plan.world == 1:
-        _as_rank(asked, run, quiet)
-        return
-    from mainspring.recipes.forecast import check
-    from mainspring.train.launch import launch
+    def plan(self, asked: Recipe) -> Plan:
+        """See `Kind.plan`."""
+        return asked.plan
 
-    check(asked)  # here, where a fault is told once and at once
-    run.dir.mkdir(parents=True, exist_ok=True)
-    run.write_recipe(asked)
-    code = launch(run.recipe, run.dir, asked.plan.world, options=["--quiet"] if quiet else [])
-    if code:
-        raise typer.Exit(code)
+    def fits(self, asked: Recipe) -> Plan | None:
+        """See `Kind.fits`."""
+        return None if asked.train.elastic else asked.plan
 
+    def threads(self, asked: Recipe) -> int:
+        """See `Kind.threads`."""
+        return asked.train.threads
 
-def _as_rank(recipe: Recipe, run: Run, quiet: bool) -> None:
-    """Be one rank of the run: alone, or one of those that torchrun started."""
-    from mainspring.cli.progress import ProgressSink
-    from mainspring.evaluate.probe import record
-    from mainspring.parallel.world import World
-    from mainspring.train.trainer import Trainer
+    def read(self, run: Run) -> Recipe:
+        """See `Kind.read`."""
+        return run.read_recipe()
 
-    with World.start(None if recipe.train.elastic else recipe.plan, threads=recipe.train.threads) as world:
-        if world.is_main and not quiet:
-            with ProgressSink() as sink:
-                trainer = Trainer(recipe, run.dir, world, [sink])
-                result = trainer.fit()
-        else:
-            trainer = Trainer(recipe, run.dir, world)
-            result = trainer.fit()
-        if trainer.setup is not None and result.checkpoint is not None:
-            setup = trainer.setup
+    def check(self, asked: Recipe) -> None:
+        """See `Kind.check`."""
+        from mainspring.recipes.forecast import check
+
+        check(asked)
+
+    def trainer(self, asked: Recipe, run: Run, world: World, sinks: Sequence[Sink]) -> Trainer:
+        """See `Kind.trainer`."""
+        from mainspring.train.trainer import Trainer
+
+        return Trainer(asked, run.dir, world, sinks)
+
+    def close(self, trainer: Trainer, result: Result, run: Run, world: World) -> None:
+        """Keep what the model says of a probe, to compare with once it is loaded."""
+        from mainspring.evaluate.probe import record
+
+        setup = trainer.setup
+        if setup is not None and result.checkpoint is not None:
             record(setup.model, run, result.step, world, setup.objective)
-        if result.status == "interrupted" and world.is_main:
-            err().print(f"saved; the same command goes on after step {result.step}", markup=False)
-    if result.signal is not None:
-        raise typer.Exit(SIGNALLED + result.signal)
-
-
-def _refuse_other(recipe: Recipe, run: Run) -> None:
-    """Refuse a run directory whose recipe is another one, naming what differs.
-
-    Raises:
-        UsageError: it is.
-    """
-    from mainspring.recipes.differences import differences
-    from mainspring.train.checkpoint import latest
-
-    if not run.recipe.is_file() or latest(run.checkpoints) is None:
-        return  # nothing to lose yet
-    found = differences(run.read_recipe(), recipe)
-    if found:
-        lines = "".join(
-            f"\n  {field}: the run has {before}, you ask for {now}" for field, before, now in found
-        )
-        raise UsageError(
-            f"{run.dir} holds a run of another recipe:{lines}\n"
-            "Choose another --out, go on with the run under the new settings with --resume, or begin anew "
-            "with --fresh"
-        )
-
-
-def clear(run: Run) -> None:
-    """Delete what a run has written; other files of the directory, its data among them, stay."""
-    import shutil
-
-    from mainspring.evaluate.probe import probe_file
-
-    for folder in (run.checkpoints, run.tensorboard):
-        if folder.is_dir():
-            shutil.rmtree(folder)
-    told = (run.metrics, run.evaluation, run.samples, run.report, run.dir / "summary.json")
-    for file in (run.recipe, run.plan, run.tokenizer, probe_file(run), *told):
-        file.unlink(missing_ok=True)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from mainspring.cli.console import err, out
-from mainspring.cli.errors import SIGNALLED
+from mainspring.cli.carrying import Kind, carry_out
+from mainspring.cli.console import out
 from mainspring.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
-    from mainspring.train.graph import GraphRecipe
+    from mainspring.parallel import Plan, World
+    from mainspring.train.events import Sink
+    from mainspring.train.graph import GraphRecipe, GraphTrainer
     from mainspring.train.run import Run
+    from mainspring.train.trainer import Result
 
 
 def train_graph(
@@ -43,33 +43,11 @@ def train_graph(
     """
     from mainspring.train.run import Run
 
-    if resume and fresh:
-        raise UsageError("--resume and --fresh exclude each other: go on with the run, or begin anew")
     asked = read_recipe(recipe, overrides, model, nproc)
     named = Path(recipe) if recipe is not None else None
     own = named if named is not None and (named / "recipe.toml").is_file() else Path("runs") / asked.name
     run = Run(to or own)
-    if "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        _as_rank(asked, run, quiet)
-        return
-    if fresh:
-        from mainspring.cli.train import clear
-
-        clear(run)
-    elif not resume:
-        _refuse_other(asked, run)
-    if asked.plan.world == 1:
-        _as_rank(asked, run, quiet)
-        return
-    from mainspring.config import to_toml
-    from mainspring.train.files import replace_file
-    from mainspring.train.launch import launch
-
-    run.dir.mkdir(parents=True, exist_ok=True)
-    replace_file(run.recipe, to_toml(asked).encode())
-    code = launch(run.recipe, run.dir, asked.plan.world, options=["--quiet"] if quiet else [])
-    if code:
-        raise typer.Exit(code)
+    carry_out(asked, run, Graphs(), resume=resume, fresh=fresh, quiet=quiet)
 
 
 def read_recipe(
@@ -100,47 +78,33 @@ def read_recipe(
     return asked
 
 
-def _as_rank(recipe: GraphRecipe, run: Run, quiet: bool) -> None:
-    from mainspring.cli.progress import ProgressSink
-    from mainspring.parallel.world import World
-    from mainspring.train.graph import GraphTrainer
+class Graphs(Kind["GraphRecipe", "GraphTrainer"]):
+    """Runs that train a graph."""
 
-    with World.start(recipe.plan, threads=recipe.train.threads) as world:
-        if world.is_main and not quiet:
-            with ProgressSink() as sink:
-                trainer = GraphTrainer(recipe, run.dir, world, [sink])
-                result = trainer.fit()
-        else:
-            trainer = GraphTrainer(recipe, run.dir, world)
-            result = trainer.fit()
+    def plan(self, asked: GraphRecipe) -> Plan:
+        """See `Kind.plan`."""
+        return asked.plan
+
+    def threads(self, asked: GraphRecipe) -> int:
+        """See `Kind.threads`."""
+        return asked.train.threads
+
+    def read(self, run: Run) -> GraphRecipe:
+        """See `Kind.read`."""
+        from mainspring.config import load_toml
+        from mainspring.train.graph import GraphRecipe, is_graph_recipe
+
+        if not is_graph_recipe(run.recipe):
+            raise UsageError(f"{run.dir} holds a run of another kind; choose another --out")
+        return load_toml(GraphRecipe, run.recipe)
+
+    def trainer(self, asked: GraphRecipe, run: Run, world: World, sinks: Sequence[Sink]) -> GraphTrainer:
+        """See `Kind.trainer`."""
+        from mainspring.train.graph import GraphTrainer
+
+        return GraphTrainer(asked, run.dir, world, sinks)
+
+    def close(self, trainer: GraphTrainer, result: Result, run: Run, world: World) -> None:
+        """Say where the graph is."""
         if world.is_main:
-            if result.status == "interrupted":
-                err().print(f"saved; the same command goes on after step {result.step}", markup=False)
             out().print(str(trainer.trained), markup=False)
-    if result.signal is not None:
-        raise typer.Exit(SIGNALLED + result.signal)
-
-
-def _refuse_other(recipe: GraphRecipe, run: Run) -> None:
-    """Refuse a run directory whose recipe is another one, naming what differs.
-
-    Raises:
-        UsageError: it is.
-    """
-    from mainspring.config import load_toml
-    from mainspring.recipes.differences import differences
-    from mainspring.train.checkpoint import latest
-    from mainspring.train.graph import GraphRecipe, is_graph_recipe
-
-    if not run.recipe.is_file() or latest(run.checkpoints) is None:
-        return  # nothing to lose yet
-    if not is_graph_recipe(run.recipe):
-        raise UsageError(f"{run.dir} holds a run of another kind; choose another --out")
-    found = differences(load_toml(GraphRecipe, run.recipe), recipe)
-    if found:
-        lines = "".join(f"\n  {field}: the run has {old}, you ask for {new}" for field, old, new in found)
-        raise UsageError(
-            f"{run.dir} holds a run of another recipe:{lines}\n"
-            "Choose another --out, go on with the run under the new settings with --resume, or begin anew "
-            "with --fresh"
-        )

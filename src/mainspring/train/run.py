@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mainspring.config import load_toml, to_toml
+from mainspring.config import Section, load_toml, to_toml
 from mainspring.train.files import replace_file
 from mainspring.train.recipe import Recipe
 
@@ -63,7 +63,7 @@ class Run:
         """The report for a person."""
         return self.dir / "report.html"
 
-    def write_recipe(self, recipe: Recipe) -> None:
+    def write_recipe(self, recipe: Section) -> None:
         """Keep the recipe."""
         replace_file(self.recipe, to_toml(recipe).encode())
 
