@@ -175,7 +175,7 @@ def poisoned(rank: int, world: int, data: str, run: str, value: float) -> str:
                 with torch.no_grad():
                     weight[0] = value  # of the piece that is here
 
-        trainer._sinks.append(poison)
+        trainer._tell.sinks.append(poison)
         try:
             trainer.fit()
         except NonFiniteError as error:

@@ -13,7 +13,7 @@ from mainspring.train.checkpoint import Manifest, latest
 from mainspring.train.recipe import digest, identity
 from mainspring.train.setup import Setup
 
-__all__ = ["check_same_run", "digest", "identity", "micro_rows", "newest"]
+__all__ = ["check_same_run", "digest", "identity", "micro_rows", "newest", "refuse_other"]
 
 
 def newest(folder: Path) -> Path | None:
@@ -38,6 +38,15 @@ def check_same_run(path: Path, setup: Setup) -> None:
     saved, wanted = run.get("identity", {}), identity(setup.recipe, setup.data)
     if run.get("imported"):
         wanted = {key: wanted[key] for key in saved}
+    refuse_other(path, saved, wanted)
+
+
+def refuse_other(path: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint whose identity is not the recipe's.
+
+    Raises:
+        CheckpointError: names each field with the checkpoint's value and the recipe's.
+    """
     if differences := list(_differences(saved, wanted)):
         raise CheckpointError(
             f"{path} is of another run: {'; '.join(differences)}. Use another run directory, or restore these"

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 import signal
-import statistics
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,18 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
-import mainspring
 from mainspring import optim, parallel
-from mainspring.errors import CheckpointError, NonFiniteError
+from mainspring.errors import NonFiniteError
 from mainspring.nn.init import stable_seed
 from mainspring.parallel import World
 from mainspring.planner import Estimate, Machine
 from mainspring.train import checkpoint, events, holdout, nonfinite, resume
 from mainspring.train.allocator import keep_freed_memory
 from mainspring.train.feed import Feed
+from mainspring.train.journal import Journal, libraries
 from mainspring.train.memory import peak_memory
 from mainspring.train.narrow import MixtureTraining, Narrow
 from mainspring.train.narrow.measure import layer_eigenvalues
@@ -86,15 +82,13 @@ class Trainer:
         """Model, optimizer and data, once `fit` has built them."""
         self._given = recipe
         self._narrow: Narrow | None = None
-        self._sinks: list[events.Sink] = list(sinks) if world.is_main else []
-        self._files: list[JsonLines | TensorBoard] = []
+        self._tell = Journal(sinks, main=world.is_main)
         self._machine = machine
         self._save = save
         self._step = 0
         self._skipped = 0
         self._in_a_row = 0
         self._loss: float | None = None
-        self._recent: deque[float] = deque(maxlen=50)
 
     def fit(self) -> Result:
         """Train until the last step or a signal. Takes up the newest complete checkpoint of the run's folder.
@@ -134,11 +128,11 @@ class Trainer:
                 if self.recipe.train.keep_memory and not keep_freed_memory():
                     self._tell(events.Warned(self._step, "train.keep_memory: the C library is not glibc"))
                 status: events.Status = "interrupted" if self._loop(setup, saver, stop) else "finished"
-                self._finish_saving(saver)
+                self._tell.finish_saving(saver)
             except BaseException as error:
                 if not isinstance(error, KeyboardInterrupt):  # who asks twice wants no waiting
                     with suppress(BaseException):  # the error at hand is the one to tell
-                        self._settle(saver.wait(timeout=10))
+                        self._tell.settle(saver.wait(timeout=10))
                 self._end("failed", began, f"{type(error).__name__}: {error}")
                 raise
             self._end(status, began, "")
@@ -171,9 +165,9 @@ class Trainer:
             self.run.write_recipe(self._given)
             self.run.write_json(self.run.plan, setup.expected())
             setup.data.tokenizer.save(self.run.tokenizer)
-            self._files = [JsonLines(self.run.metrics, self._step)]
+            self._tell.keep(JsonLines(self.run.metrics, self._step))
             if self.recipe.train.tensorboard:
-                self._files.append(TensorBoard(self.run.tensorboard, self._step))
+                self._tell.keep(TensorBoard(self.run.tensorboard, self._step))
         batch, train = setup.batch, self.recipe.train
         self._tell(
             events.RunStarted(
@@ -217,9 +211,9 @@ class Trainer:
                 self._evaluate(setup)
             if last or outcome.stop or (train.checkpoint_every and self._step % train.checkpoint_every == 0):
                 replica = axes.index("replicas"), axes.size("replicas")
-                self._settle(saver.start(self._step, self._tensors(setup), self._state(setup), replica))
+                self._tell.settle(saver.start(self._step, self._tensors(setup), self._state(setup), replica))
             else:
-                self._settle(saver.poll())
+                self._tell.settle(saver.poll())
             if outcome.stop and not last:
                 return True
         return False
@@ -271,25 +265,17 @@ class Trainer:
             self._tell(events.Narrowed(self._step, narrow.bits))
 
     def _report(self, setup: Setup, outcome: Outcome, rate: float, seconds: float) -> None:
-        train = self.recipe.train
-        self._recent.append(seconds)
-        if self._step % train.log_every and self._step != train.steps:
-            return
-        tokens = setup.batch.rows * self.recipe.data.seq_len
-        self._tell(
-            events.StepDone(
-                self._step,
-                loss=outcome.loss,
-                tokens=tokens,
-                seconds=seconds,
-                tokens_per_second=tokens / seconds,
-                mfu=setup.estimate.flops_per_token * tokens / seconds / setup.peak_flops,
-                lr=rate,
-                grad_norm=outcome.grad_norm,
-                eta_seconds=(train.steps - self._step) * statistics.median(self._recent),
-                memory_bytes=peak_memory(self.world.device),
-                losses=outcome.losses,
-            )
+        train, tokens = self.recipe.train, setup.batch.rows * self.recipe.data.seq_len
+        self._tell.step_done(
+            self._step,
+            outcome,
+            steps=train.steps,
+            every=train.log_every,
+            seconds=seconds,
+            tokens=tokens,
+            lr=rate,
+            device=self.world.device,
+            mfu=setup.estimate.flops_per_token * tokens / seconds / setup.peak_flops,
         )
 
     def _overflow(self, setup: Setup) -> str:
@@ -352,37 +338,9 @@ class Trainer:
             "loss_scale": None if scaler is None else scaler.state(),
             "narrow": None if self._narrow is None else self._narrow.state(),
             "random": "seeded for each step from (seed, step, rank without the tensor axis)",
-            "libraries": {
-                "mainspring": mainspring.__version__,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-            },
+            "libraries": libraries(),
         }
 
-    def _settle(self, outcome: checkpoint.Outcome | None) -> None:
-        """Tell how a save ended. One that failed does not end the run: the next may succeed."""
-        if outcome is None:
-            return
-        if outcome.error is None:
-            self._tell(events.CheckpointSaved(outcome.step, str(outcome.path)))
-        else:
-            message = f"checkpoint not saved: {outcome.error}; training goes on"
-            self._tell(events.Warned(outcome.step, message))
-
-    def _finish_saving(self, saver: checkpoint.Saver) -> None:
-        outcome = saver.wait()
-        self._settle(outcome)
-        if outcome is not None and outcome.error is not None:
-            raise CheckpointError(f"the last checkpoint was not written: {outcome.error}") from outcome.error
-
-    def _tell(self, event: events.Event) -> None:
-        for sink in (*self._files, *self._sinks):
-            sink(event)
-
     def _end(self, status: events.Status, began: float, message: str) -> None:
-        self._tell(events.RunEnded(self._step, status, self._loss, time.perf_counter() - began, message))
-        for file in self._files:
-            file.close()
-        self._files = []
-        if status != "failed" and dist.is_initialized():
-            dist.barrier()
+        seconds = time.perf_counter() - began
+        self._tell.end(events.RunEnded(self._step, status, self._loss, seconds, message))

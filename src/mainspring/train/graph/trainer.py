@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import platform
-import statistics
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,26 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch.optim import Optimizer
 
-import mainspring
 from mainspring import optim, parallel
-from mainspring.config import to_toml
-from mainspring.errors import CheckpointError, ConfigError, NonFiniteError
+from mainspring.errors import ConfigError, NonFiniteError
 from mainspring.models.onnx import OnnxGraph, OnnxModule, read_onnx, write_onnx
 from mainspring.nn.init import stable_seed
 from mainspring.parallel import World
 from mainspring.train import checkpoint, events, nonfinite
 from mainspring.train.checkpoint import Manifest
-from mainspring.train.files import replace_file
 from mainspring.train.graph.data import GraphBatch, GraphRows, open_rows
 from mainspring.train.graph.losses import check_output, output_of
 from mainspring.train.graph.recipe import GraphRecipe, TokenRows, identity
 from mainspring.train.graph.step import GraphStep
+from mainspring.train.journal import Journal, libraries
 from mainspring.train.memory import peak_memory
 from mainspring.train.process import age
-from mainspring.train.resume import newest
+from mainspring.train.resume import newest, refuse_other
 from mainspring.train.run import Run
 from mainspring.train.signals import StopRequest
 from mainspring.train.sinks import JsonLines
@@ -68,11 +62,9 @@ class GraphTrainer:
         self.recipe = recipe
         self.run = Run(Path(run_dir))
         self.world = world
-        self._sinks: list[events.Sink] = list(sinks) if world.is_main else []
-        self._file: JsonLines | None = None
+        self._tell = Journal(sinks, main=world.is_main)
         self._step = 0
         self._loss: float | None = None
-        self._recent: deque[float] = deque(maxlen=50)
 
     @property
     def trained(self) -> Path:
@@ -101,7 +93,7 @@ class GraphTrainer:
                     self._resume(before, setup, saver)
                 self._begin(setup, resumed=before is not None)
                 interrupted = self._loop(setup, saver, stop)
-                self._finish_saving(saver)
+                self._tell.finish_saving(saver)
                 state = parallel.full_state(setup.model)
                 if self.world.is_main:
                     write_onnx(self.recipe.graph.path, setup.graph, self.trained, state)
@@ -135,20 +127,14 @@ class GraphTrainer:
         return _Setup(graph, model, optimizer, rows, step)
 
     def _resume(self, path: Path, setup: _Setup, saver: checkpoint.Saver) -> None:
-        saved, wanted = Manifest.read(path).run.get("identity", {}), identity(self.recipe)
-        differing = [key for key in wanted if saved.get(key) != wanted[key]]
-        if differing:
-            raise CheckpointError(
-                f"{path} is of another run: {', '.join(differing)} differ. Use another run directory, or "
-                "restore these"
-            )
+        refuse_other(path, Manifest.read(path).run.get("identity", {}), identity(self.recipe))
         self._step = checkpoint.load(path, setup.model, setup.optimizer, group=saver.group).step
 
     def _begin(self, setup: _Setup, resumed: bool) -> None:
         train = self.recipe.train
         if self.world.is_main:
-            replace_file(self.run.recipe, to_toml(self.recipe).encode())
-            self._file = JsonLines(self.run.metrics, self._step)
+            self.run.write_recipe(self.recipe)
+            self._tell.keep(JsonLines(self.run.metrics, self._step))
         weights = sum(source.tensor.numel() for source in setup.graph.places.values())
         self._tell(
             events.RunStarted(
@@ -189,9 +175,9 @@ class GraphTrainer:
             due = train.checkpoint_every and self._step % train.checkpoint_every == 0
             if last or outcome.stop or due:
                 tensors = checkpoint.run_state(setup.model, setup.optimizer)
-                self._settle(saver.start(self._step, tensors, self._state(), replica))
+                self._tell.settle(saver.start(self._step, tensors, self._state(), replica))
             else:
-                self._settle(saver.poll())
+                self._tell.settle(saver.poll())
             if outcome.stop and not last:
                 return True
         return False
@@ -230,24 +216,15 @@ class GraphTrainer:
 
     def _report(self, outcome: Outcome, rate: float, seconds: float) -> None:
         train = self.recipe.train
-        self._recent.append(seconds)
-        if self._step % train.log_every and self._step != train.steps:
-            return
-        tokens = self._tokens(train.batch_rows)
-        self._tell(
-            events.StepDone(
-                self._step,
-                loss=outcome.loss,
-                tokens=tokens,
-                seconds=seconds,
-                tokens_per_second=tokens / seconds,
-                mfu=0.0,
-                lr=rate,
-                grad_norm=outcome.grad_norm,
-                eta_seconds=(train.steps - self._step) * statistics.median(self._recent),
-                memory_bytes=peak_memory(self.world.device),
-                losses=outcome.losses,
-            )
+        self._tell.step_done(
+            self._step,
+            outcome,
+            steps=train.steps,
+            every=train.log_every,
+            seconds=seconds,
+            tokens=self._tokens(train.batch_rows),
+            lr=rate,
+            device=self.world.device,
         )
 
     def _tokens(self, rows: int) -> int:
@@ -261,39 +238,9 @@ class GraphTrainer:
             "identity": identity(self.recipe),
             "world": self.world.size,
             "random": "seeded for each step from (seed, step, rank)",
-            "libraries": {
-                "mainspring": mainspring.__version__,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-            },
+            "libraries": libraries(),
         }
 
-    def _settle(self, outcome: checkpoint.Outcome | None) -> None:
-        """Tell how a save ended. One that failed does not end the run: the next may succeed."""
-        if outcome is None:
-            return
-        if outcome.error is None:
-            self._tell(events.CheckpointSaved(outcome.step, str(outcome.path)))
-        else:
-            message = f"checkpoint not saved: {outcome.error}; training goes on"
-            self._tell(events.Warned(outcome.step, message))
-
-    def _finish_saving(self, saver: checkpoint.Saver) -> None:
-        outcome = saver.wait()
-        self._settle(outcome)
-        if outcome is not None and outcome.error is not None:
-            raise CheckpointError(f"the last checkpoint was not written: {outcome.error}") from outcome.error
-
-    def _tell(self, event: events.Event) -> None:
-        if self._file is not None:
-            self._file(event)
-        for sink in self._sinks:
-            sink(event)
-
     def _end(self, status: events.Status, began: float, message: str) -> None:
-        self._tell(events.RunEnded(self._step, status, self._loss, time.perf_counter() - began, message))
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        if status != "failed" and dist.is_initialized():
-            dist.barrier()
+        seconds = time.perf_counter() - began
+        self._tell.end(events.RunEnded(self._step, status, self._loss, seconds, message))
