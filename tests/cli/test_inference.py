@@ -15,8 +15,10 @@ from mainspring.finetune.native import export_native_task
 from mainspring.infer import Engine, GenerateOptions
 from mainspring.models import ModelConfig
 from mainspring.models.native import export_native
-from mainspring.nn import Transformer, TransformerConfig, initialize
+from mainspring.nn import Transformer, initialize
 from mainspring.text import Tokenizer, train_tokenizer
+from mainspring.train import launch
+from support.toy import small
 
 TEXTS = ["the cat sat", "the dog", "a mat; a log"]
 
@@ -27,15 +29,7 @@ def words() -> Tokenizer:
 
 
 def saved(folder: Path, words: Tokenizer, **head: object) -> Path:
-    config = TransformerConfig(
-        d_model=16,
-        n_heads=2,
-        n_layers=1,
-        d_ff=32,
-        vocab_size=words.vocab_size,
-        max_positions=32,
-        init_std=0.3,
-    )
+    config = small(words.vocab_size)
     model = initialize(TaskModel(config, HeadConfig.model_validate(head)), seed=0)
     return export_native_task(model, words, folder)
 
@@ -121,17 +115,25 @@ def test_doctor_lists_precisions(capsys: pytest.CaptureFixture[str]) -> None:
     assert "torch tier" in found["precision: fp32"]["found"] and "precision: bf16" in found
 
 
+def test_ranks_are_started_with_the_same_words(
+    tmp_path: Path, words: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[tuple[list[str], int]] = []
+
+    def start(program: list[str], nproc: int, *, threads: int) -> int:
+        started.append((program, nproc))
+        return 0
+
+    monkeypatch.setattr(launch, "start", start)
+    folder = str(saved(tmp_path, words, task="span"))
+    asked = [["generate", folder, "the", "plan.tensor=2"], ["serve", folder, "--port", "0", "--tensor", "2"]]
+    assert [main(one) for one in asked] == [0, 0]
+    assert started == [(["-m", "mainspring", *one], 2) for one in asked]
+
+
 @pytest.mark.slow
 def test_generate_over_two_ranks(tmp_path: Path, words: Tokenizer) -> None:
-    config = TransformerConfig(
-        d_model=16,
-        n_heads=2,
-        n_layers=1,
-        d_ff=32,
-        vocab_size=words.vocab_size,
-        max_positions=32,
-        init_std=0.3,
-    )
+    config = small(words.vocab_size)
     model = initialize(Transformer(config), seed=0)
     words.save(tmp_path / "tokenizer.json")
     family = ModelConfig(family="gpt2", preset="tiny")

@@ -2,8 +2,9 @@
 
 import pytest
 
-from mainspring.nn import Transformer, TransformerConfig, initialize
+from mainspring.nn import Transformer, initialize
 from mainspring.text import Tokenizer, train_tokenizer
+from support.toy import small
 
 TEXT = ["the cat sat on the mat; the dog sat on the log."] * 4 + [
     "naïve café — 東京の猫は魚が好き 🐈🐟 наука и жизнь"
@@ -19,14 +20,6 @@ def tokenizer() -> Tokenizer:
 @pytest.fixture(scope="session")
 def model(tokenizer: Tokenizer) -> Transformer:
     """A causal model with learned positions; weights are wide, so that its distributions are not flat."""
-    config = TransformerConfig(
-        d_model=32,
-        n_heads=4,
-        n_layers=2,
-        d_ff=64,
-        vocab_size=tokenizer.vocab_size,
-        vocab_rows=320,
-        max_positions=64,
-        init_std=0.3,
-    )
+    size = tokenizer.vocab_size
+    config = small(size, d_model=32, n_heads=4, n_layers=2, d_ff=64, vocab_rows=320, max_positions=64)
     return initialize(Transformer(config), seed=0).eval().requires_grad_(False)

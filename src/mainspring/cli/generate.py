@@ -27,6 +27,7 @@ class Stopping(StrEnum):
 
 
 def generate(
+    command: typer.Context,
     path: Annotated[
         Path, typer.Argument(help="Run, checkpoint (RUN/checkpoints/step-...) or exported model (folder).")
     ],
@@ -128,6 +129,7 @@ def generate(
     text = _stdin() if prompt == "-" else prompt
     if plan.world > 1:
         generate_spread(
+            command,
             path,
             text,
             options,

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated
 
 import typer
 
 from mainspring.cli.console import err
+from mainspring.cli.errors import SIGNALLED
+from mainspring.cli.inference import Device, PrecisionName
 from mainspring.errors import UsageError
 
 
 def serve(
+    command: typer.Context,
     paths: Annotated[
         list[Path],
         typer.Argument(
@@ -27,8 +33,11 @@ def serve(
         str, typer.Option(help="Address to listen on; 0.0.0.0 is every network of this machine.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes any free one.")] = 8000,
-    device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1.")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="Precision: fp32 or bf16.")] = "fp32",
+    device: Device = "cpu",
+    precision: PrecisionName = "fp32",
+    tensor: Annotated[
+        int, typer.Option(min=1, help="Ranks of this machine that the model is cut over: plan.tensor.")
+    ] = 1,
     direction: Annotated[
         str | None,
         typer.Option(
@@ -66,16 +75,19 @@ def serve(
 
     mainspring serve runs/quickstart
     """
+    from mainspring.cli.spread import start_ranks
     from mainspring.infer.batching import BatchSettings
+    from mainspring.parallel import Plan, World
     from mainspring.serve import Limits, run
     from mainspring.serve.keys import read_keys
 
-    if dtype not in ("fp32", "bf16"):
-        raise UsageError(f"--dtype {dtype}: should be fp32 or bf16")
     for option, value in (("--waiting", waiting), ("--max-tokens", max_tokens), ("--timeout", timeout)):
         if value < (0 if option == "--waiting" else 1):
             raise UsageError(f"{option} {value}: should be {0 if option == '--waiting' else 1} or more")
-    precision = cast(Literal["fp32", "bf16"], dtype)
+    if tensor > 1 and "WORLD_SIZE" not in os.environ:
+        code = start_ranks(command, tensor)
+        stopped = code in (SIGNALLED + signal.SIGINT, SIGNALLED + signal.SIGTERM)
+        raise typer.Exit(0 if stopped else code)  # a server that is told to stop has done its work
     console = err()
 
     def say(line: str) -> None:
@@ -84,25 +96,32 @@ def serve(
     def ready(url: str) -> None:
         say(f"serving {', '.join(map(str, paths))} at {url} (page), {url}/v1 (API); Ctrl-C stops")
 
-    run(
-        paths,
-        host,
-        port,
-        names=name or (),
-        device=device,
-        dtype=precision,
-        direction=direction,
-        limits=Limits(waiting=waiting, tokens=max_tokens, seconds=timeout),
-        batching=BatchSettings(
-            slots=slots, context=context, chunk=chunk, prefix_bytes=max(0, prefix_mb) << 20
-        ),
-        keys=() if api_keys is None else read_keys(api_keys),
-        log=_line if log_requests else None,
-        grace=grace,
-        on_ready=ready,
-        note=say,
-    )
-    say("stopped")
+    plan = Plan(tensor=tensor) if tensor > 1 else None
+    with ExitStack() as stack:
+        world = World()
+        if plan is not None:
+            world = stack.enter_context(World.start(plan, device=device.partition(":")[0]))
+        run(
+            paths,
+            host,
+            port,
+            names=name or (),
+            device=device if plan is None else str(world.device),
+            precision=precision,
+            direction=direction,
+            plan=plan,
+            limits=Limits(waiting=waiting, tokens=max_tokens, seconds=timeout),
+            batching=BatchSettings(
+                slots=slots, context=context, chunk=chunk, prefix_bytes=max(0, prefix_mb) << 20
+            ),
+            keys=() if api_keys is None else read_keys(api_keys),
+            log=_line if log_requests else None,
+            grace=grace,
+            on_ready=ready,
+            note=say,
+        )
+        if world.is_main:
+            say("stopped")
 
 
 def _line(line: str) -> None:

@@ -1,4 +1,4 @@
-"""`mainspring generate ... plan.tensor=2`: the same command on several ranks of this machine."""
+"""Commands on several ranks of this machine: `generate ... plan.tensor=2`, `serve --tensor 2`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
 import typer
 
 from mainspring.cli.console import err, table
-from mainspring.errors import UsageError
 
 if TYPE_CHECKING:
     from mainspring.infer import Completion, GenerateOptions
@@ -43,7 +41,17 @@ def plan_of(overrides: Sequence[str] | None) -> Plan:
     return plan
 
 
+def start_ranks(command: typer.Context, count: int) -> int:
+    """Run this very command on so many ranks of this machine, and wait; the exit code."""
+    from mainspring.parallel.world import usable_cores
+    from mainspring.train.launch import start
+
+    program = ["-m", "mainspring", *command.obj]  # the arguments, which `main` has put there
+    return start(program, count, threads=max(1, usable_cores() // count))
+
+
 def generate_spread(
+    command: typer.Context,
     path: Path,
     text: str,
     options: GenerateOptions,
@@ -60,15 +68,10 @@ def generate_spread(
     from mainspring.cli.inference import tell
     from mainspring.infer import Engine
     from mainspring.infer.tensor_parallel import RankReport, gather_reports, peak_memory, weight_bytes
-    from mainspring.parallel.world import World, usable_cores
-    from mainspring.train.launch import start
+    from mainspring.parallel.world import World
 
     if "WORLD_SIZE" not in os.environ:
-        arguments = click.get_current_context().obj
-        if not isinstance(arguments, list):
-            raise UsageError("plan.tensor > 1 starts ranks of this command: run it from the command line")
-        threads = max(1, usable_cores() // plan.world)
-        raise typer.Exit(start(["-m", "mainspring", *arguments], plan.world, threads=threads))
+        raise typer.Exit(start_ranks(command, plan.world))
     with World.start(plan, device=device.partition(":")[0]) as world:
         engine = Engine.load(
             path, world.device, precision, direction=direction, plan=plan, self_check=self_check

@@ -31,7 +31,9 @@ class SlotReader:
         self._model, self._vocabulary, self._layout = model, vocabulary, layout
         # Where a mask asks for the next token, it stands in the row until it is answered.
         room = context + (layout.mask is not None)
-        self.cache = SlotCache(model.config, slots, room, parameter.dtype, parameter.device)
+        self.cache = SlotCache(
+            model.config, slots, room, parameter.dtype, parameter.device, heads=model.heads
+        )
         self._given = [0] * slots
         self._at_once = None if layout.mask is not None else DecodeStep.of(model)
 

@@ -34,12 +34,17 @@ class SlotCache:
         context: int,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        heads: int | None = None,
     ) -> None:
-        """`config` is that of a model without an encoder; keys and values are of `dtype`, on `device`."""
+        """`config` is that of a model without an encoder; keys and values are of `dtype`, on `device`.
+
+        `heads`: those that are in this process (None: all).
+        """
         self.slots, self.context = slots, context
         self.lengths = [0] * slots
         """Tokens stored in each slot."""
-        self.heads, self.width, self.layers = config.n_heads, config.head_width, config.depth
+        self.heads = config.n_heads if heads is None else heads
+        self.width, self.layers = config.head_width, config.depth
         self._dtype, self._device = dtype, torch.device(device)
         self.kv, self.data = self._buffers(0, 0)
         """Keys and values [L, 2, S, C, H E]; rank and position int64 [2, S, C]."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mainspring.errors import UsageError
-from mainspring.infer.batching import Batcher, BatchSettings
+from mainspring.infer.batching import Batcher, BatchSettings, SpreadBatcher
 from mainspring.infer.chat_template import ChatTemplate, find_template
 from mainspring.infer.engine import Engine
 from mainspring.serve.engine_reader import EngineReader, ReadingEngine
@@ -14,7 +14,7 @@ from mainspring.serve.models import Model
 
 
 def serve_engine(
-    engine: Engine, *, batching: BatchSettings | None = None, folder: Path | None = None
+    engine: Engine, *, batching: BatchSettings | None = None, folder: Path | None = None, spread: bool = False
 ) -> Model:
     """An engine as a model that is served.
 
@@ -22,13 +22,15 @@ def serve_engine(
         engine: what writes or reads.
         batching: bounds of its running batch.
         folder: where its tokenizer's files are, for the chat template; None: the default template.
+        spread: whether it is cut over ranks, of which this is the first and the others `follow`; it writes
+            then, and reads nothing.
     """
     reader = None
-    if isinstance(engine, ReadingEngine):
+    if not spread and isinstance(engine, ReadingEngine):
         reader = None if engine.tasks is None else EngineReader(engine)
         if not engine.writes:
             return Model(reader=reader)
-    batcher = Batcher(engine, batching)
+    batcher = SpreadBatcher(engine, batching) if spread else Batcher(engine, batching)
     template = None
     if engine.layout.continues:
         source = None if folder is None else find_template(folder)

@@ -11,13 +11,14 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Literal
 
+import torch.distributed as dist
 import uvicorn
 
 from mainspring.errors import UsageError
-from mainspring.infer.batching import BatchSettings
+from mainspring.infer.batching import BatchSettings, SpreadBatcher, follow
 from mainspring.infer.engine import Engine
+from mainspring.parallel import Plan
 from mainspring.serve.app import create_app
 from mainspring.serve.limits import Limits
 from mainspring.serve.loading import about, names_of, serve_engine
@@ -34,8 +35,9 @@ def run(
     *,
     names: Sequence[str] = (),
     device: str = "cpu",
-    dtype: Literal["fp32", "bf16"] = "fp32",
+    precision: str = "fp32",
     direction: str | None = None,
+    plan: Plan | None = None,
     limits: Limits | None = None,
     batching: BatchSettings | None = None,
     keys: Sequence[str] = (),
@@ -52,8 +54,10 @@ def run(
         port: 0 takes any free one.
         names: what each model is called (none: as its folder).
         device: where the models run.
-        dtype: their precision.
+        precision: what they compute in (`infer.precision`).
         direction: which of several directions a model that translates writes.
+        plan: cut the model, which is one that writes, over `plan.tensor` ranks. All of them make this call in
+            a process group; rank 0 serves.
         limits: what is refused.
         batching: bounds of each model's running batch.
         keys: API keys, of which a request has to bring one; without any, none is asked for.
@@ -64,28 +68,42 @@ def run(
         note: told what whoever runs the server should know.
 
     Raises:
-        UsageError: a model cannot be loaded, or the address is not free, or two models have one name.
+        UsageError: a model cannot be loaded, or the address is not free, or two models have one name; or
+            several, or one that does not write, are to be cut over ranks.
     """
     places = [paths] if isinstance(paths, str | Path) else list(paths)
+    spread = plan is not None and plan.world > 1
+    if spread and len(places) > 1:
+        raise UsageError(f"{len(places)} models are to be cut over ranks; serve one, or all of them whole")
     models: dict[str, Model] = {}
     notes: list[str] = []
     for name, path in zip(names_of(places, names), places, strict=True):
-        engine = Engine.load(path, device, dtype, direction=direction)
-        models[name] = serve_engine(engine, batching=batching, folder=Path(path))
-        notes += about(name, models[name])
+        engine = Engine.load(path, device, precision, direction=direction, plan=plan)
+        if spread:
+            engine.check_writes()
+            if dist.get_rank() > 0:
+                for number in (signal.SIGINT, signal.SIGTERM):  # rank 0 takes them, and lets this one go
+                    signal.signal(number, signal.SIG_IGN)
+                follow(engine, batching)
+                return
+        models[name] = serve_engine(engine, batching=batching, folder=Path(path), spread=spread)
+        notes += [*engine.notes, *about(name, models[name])]
     if not keys and host not in LOOPBACK:
         notes.append(f"{host} is reachable from other machines and no API key is asked for (--api-keys FILE)")
-    listener = listen(host, port)
-    app = create_app(models, limits=limits, keys=keys, log=log)
+    with contextlib.ExitStack() as stack:
+        for model in models.values():
+            if isinstance(model.writer, SpreadBatcher):
+                stack.callback(model.writer.release)
+        listener = stack.enter_context(contextlib.closing(listen(host, port)))
+        app = create_app(models, limits=limits, keys=keys, log=log)
 
-    def ready() -> None:
-        if on_ready is not None:
-            on_ready(address(listener))
-        if note is not None:
-            for line in notes:
-                note(line)
+        def ready() -> None:
+            if on_ready is not None:
+                on_ready(address(listener))
+            if note is not None:
+                for line in notes:
+                    note(line)
 
-    with contextlib.closing(listener):
         # uvicorn's own limit cuts connections: for clients that do not read what they are told at `grace`.
         config = uvicorn.Config(
             app,
