@@ -21,18 +21,21 @@ from mainspring.infer.batching import BatchSettings
 from mainspring.serve import Limits, create_app, serve_engine
 
 
-def application(path: str, *, replicas: int = 1, cores: float = 1.0, slots: int = 16) -> Any:
+def application(
+    path: str, *, precision: str = "fp32", replicas: int = 1, cores: float = 1.0, slots: int = 16
+) -> Any:
     """A Ray Serve application of one model.
 
     Args:
         path: what `mainspring.infer.Engine.load` takes, on every machine.
+        precision: what it computes in.
         replicas: copies of the model.
         cores: processor cores of each.
         slots: completions that a replica writes side by side.
     """
 
     def build() -> Any:
-        engine = Engine.load(path)
+        engine = Engine.load(path, precision=precision)
         model = serve_engine(engine, batching=BatchSettings(slots=slots), folder=Path(path))
         return create_app({engine.name: model}, limits=Limits())
 
@@ -55,6 +58,7 @@ def main() -> None:
     """Deploy and wait for Ctrl-C."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("path", help="run, checkpoint or exported model")
+    parser.add_argument("--precision", default="fp32", help="fp32, bf16, int8, int4, ...")
     parser.add_argument("--replicas", type=int, default=1, help="copies of the model")
     parser.add_argument("--cores", type=float, default=1.0, help="processor cores of each")
     parser.add_argument("--slots", type=int, default=16, help="completions a replica writes side by side")
@@ -62,7 +66,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000, help="port")
     given = parser.parse_args()
     serve.start(http_options={"host": given.host, "port": given.port})
-    app = application(given.path, replicas=given.replicas, cores=given.cores, slots=given.slots)
+    app = application(
+        given.path, precision=given.precision, replicas=given.replicas, cores=given.cores, slots=given.slots
+    )
     serve.run(app, name="mainspring", route_prefix="/", blocking=True)
 
 
