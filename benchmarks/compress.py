@@ -18,15 +18,14 @@ from typing import Any
 
 from benchmarks.compression.quality import agreement, embed, milliseconds, on_pairs
 from benchmarks.compression.texts import data_folder, learning, sick, sts, tatoeba
+from benchmarks.compression.training import train
 from benchmarks.harness import Bar, finish, options, resume
 from mainspring.compress import open_subject
 from mainspring.config import parse
 from mainspring.data import build
-from mainspring.parallel import World
 from mainspring.recipes.compression import Text, folder_bytes, prune_model, quantize_model
 from mainspring.recipes.exchange import export_run
-from mainspring.train import Recipe, Trainer
-from mainspring.train.events import Event, StepDone
+from mainspring.train import Recipe
 
 WORK = Path("runs/benchmark-compress")
 LAYERS = (1, 3, 5)
@@ -89,15 +88,7 @@ def distilled(work: Path, teacher: Path, start: Path, steps: int) -> tuple[Path,
         build(learning(), teacher / "tokenizer.json", data, holdout=0.01)
     asked = recipe(data, start, teacher, steps)
 
-    def tell(event: Event) -> None:
-        if isinstance(event, StepDone) and event.step % 20 == 0:
-            print(
-                f"step {event.step}/{steps} loss {event.loss:.4f} eta {event.eta_seconds:.0f} s", flush=True
-            )
-
-    with World.start(asked.plan, device="cpu", threads=1) as world:
-        if Trainer(asked, run, world, [tell]).fit().status != "finished":
-            raise SystemExit(f"broken off and saved: the same command goes on in {run}")
+    train(asked, run)
     export_run(run, out, "safetensors")
     told = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     done = [event for event in told if event["event"] == "step_done"]

@@ -1,7 +1,7 @@
 """Inference beside every engine of the field, on 2 threads: encoders and GPT-2 small, with random weights.
 
-Kind: ratio, and a gate of quality on a model that is trained here. Each engine runs in a process of its own;
-all of a case's take their turns round by round. The peers live in an environment of their own,
+Kind: ratio; what precisions cost in quality is `benchmarks/precision.py`'s. Each engine runs in a process of
+its own; all of a case's take their turns round by round. The peers live in an environment of their own,
 `../peers/inference`, and what they load is made there once by `benchmarks/inferring/prepare.py`; what cannot
 be had is named with the reason. Cases:
 
@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Bar, finish, median, options, resume
-from benchmarks.inferring import gate
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT.parent / "peers/inference"
@@ -189,7 +188,6 @@ def limits() -> list[Result]:
 def bars(rows: Sequence[Result]) -> list[Bar]:
     """The issue's bars, by medians, for what was measured."""
     took = {(r["model"], r["case"], r["engine"]): r["median ms"] for r in rows if "median ms" in r}
-    quality = {r["engine"]: r for r in rows if r["case"] == "quality"}
     found: list[Bar] = []
 
     def over(title: str, bar: float, model: str, case: str, ours: str, *peers: str) -> None:
@@ -231,13 +229,6 @@ def bars(rows: Sequence[Result]) -> list[Bar]:
             "ours int8",
             "transformers eager",
         )
-    if quality:
-        exact, eight, four = (quality[f"ours {p}"] for p in ("fp32", "int8", "int4"))
-        share = eight["greedy tokens as fp32"] / exact["greedy tokens as fp32"]
-        found.append(Bar("int8: share of greedy tokens as fp32", share, 1.0))
-        for row, bar in ((eight, 1.005), (four, 1.03)):
-            ratio = row["perplexity"] / exact["perplexity"]
-            found.append(Bar(f"{row['engine'][5:]}: perplexity over fp32", ratio, bar, at_most=True))
     return found
 
 
@@ -252,11 +243,10 @@ def main() -> int:
         groups[f"{GPT} {case}"] = lambda rounds, case=case: measure(  # type: ignore[misc]
             GPT, (case,), (*OURS, *WRITERS), rounds
         )
-    groups["quality"] = lambda rounds: gate.measure(20 if rounds == 1 else 400)
     arguments = options(__doc__.splitlines()[0], parts=True, only=list(groups))
     chosen = arguments.only or list(groups)
     if arguments.quick and not arguments.only:
-        chosen = ["limits", "minilm-l6 1x128 1x16", "quality"]
+        chosen = ["limits", "minilm-l6 1x128 1x16"]
     rows: list[Result] = []
     MODELS.mkdir(parents=True, exist_ok=True)
     for name in groups:

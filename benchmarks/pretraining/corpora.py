@@ -52,24 +52,25 @@ def lines(path: Path) -> Iterator[str]:
             yield line.rstrip("\n")
 
 
+def paragraphs(data: Path) -> Iterator[Document]:
+    """Paragraphs of wikitext-2 and passages of BoolQ, each once."""
+    for name in WIKITEXT:
+        for line in lines(data / name):
+            if len(line) > 200:
+                yield _document(line.strip().replace(" @-@ ", "-").replace(" @,@ ", ","))
+    seen = set()
+    for name in BOOLQ:
+        for line in lines(data / name):
+            passage = json.loads(line)["passage"]
+            if passage not in seen:  # several questions share one
+                seen.add(passage)
+                yield _document(passage)
+
+
 def prepare_english(data: Path, out: Path) -> None:
     """Token shards of English text; a twentieth of the paragraphs is held out."""
-
-    def paragraphs() -> Iterator[Document]:
-        for name in WIKITEXT:
-            for line in lines(data / name):
-                if len(line) > 200:
-                    yield _document(line.strip().replace(" @-@ ", "-").replace(" @,@ ", ","))
-        seen = set()
-        for name in BOOLQ:
-            for line in lines(data / name):
-                passage = json.loads(line)["passage"]
-                if passage not in seen:  # several questions share one
-                    seen.add(passage)
-                    yield _document(passage)
-
     spec = TokenizerSpec(kind="wordpiece", vocab_size=4096)
-    build([("english", list(paragraphs()))], spec, out, holdout=0.05)
+    build([("english", list(paragraphs(data)))], spec, out, holdout=0.05)
 
 
 def prepare_bilingual(data: Path, out: Path) -> None:
