@@ -86,6 +86,24 @@ def test_from_a_run_a_checkpoint_and_exported_models(words: Path, source: Path, 
     assert not torch.equal(fresh["embeddings.token.weight"], weights(source)["embeddings.token.weight"])
 
 
+def test_onto_long_rows_with_sparse_attention(words: Path, source: Path, tmp_path: Path) -> None:
+    """The table of positions is repeated; the layers stay."""
+    long = {**SHAPE, "max_positions": 80, "sparse": {"kind": "bigbird", "block": 8}}
+    changes = {"train__init_from": str(source), "data__seq_len": 80, "train__batch_tokens": 160}
+    wanted = model_of(words, **changes, train__steps=2).replace(model={"family": "bert", "config": long})
+    table = weights(source)["embeddings.position.weight"]
+    begun = setup(wanted).model.state_dict()
+    assert torch.equal(begun["embeddings.position.weight"], torch.cat([table, table, table[:16]]))
+    assert torch.equal(
+        begun["layers.1.attention.qkv.weight"], weights(source)["layers.1.attention.qkv.weight"]
+    )
+    result, _, _ = fit(wanted, tmp_path / "run")
+    assert result.step == 2
+    with pytest.raises(WeightsError, match="is not a BERT: sparse"):
+        export_run(tmp_path / "run", tmp_path / "hf")
+    assert export_run(tmp_path / "run", tmp_path / "own", "safetensors").exists()
+
+
 def test_into_a_contrast_whose_copy_begins_alike(words: Path, source: Path, tmp_path: Path) -> None:
     draw = random.Random(1)
     both = [(" ".join(draw.choices(WORDS, k=4)), " ".join(draw.choices(WORDS, k=4))) for _ in range(20)]
@@ -145,10 +163,10 @@ def test_a_resumed_run_no_longer_needs_it(words: Path, source: Path, tmp_path: P
 
 def test_what_does_not_fit_is_refused(words: Path, source: Path, tmp_path: Path) -> None:
     deeper = model_of(words, train__init_from=str(source))
-    deeper = deeper.replace(model={"family": "bert", "config": {**SHAPE, "n_layers": 3, "max_positions": 48}})
+    deeper = deeper.replace(model={"family": "bert", "config": {**SHAPE, "n_layers": 3, "max_positions": 24}})
     with pytest.raises(WeightsError) as refused:
         setup(deeper)
-    for part in ("only here: layers.2.", "embeddings.position.weight: there [32, 16], here [48, 16]"):
+    for part in ("only here: layers.2.", "embeddings.position.weight: there [32, 16], here [24, 16]"):
         assert part in str(refused.value)
     shallow = model_of(words, train__init_from=str(source))
     shallow = shallow.replace(model={"family": "bert", "config": {**SHAPE, "n_layers": 1}})

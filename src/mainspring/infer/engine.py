@@ -92,8 +92,8 @@ class Engine:
         """What it does with texts beside writing; None: nothing."""
         self.vocabulary = min(config.vocab_size, tokenizer.vocab_size)
         """Tokens that may be generated."""
-        absolute = any(position.kind == "absolute" for position in config.positions)
-        self.max_positions: int | None = config.max_positions if absolute else None
+        limited = config.absolute is not None or config.sparse is not None
+        self.max_positions: int | None = config.max_positions if limited else None
         """Tokens of prompt and completion together, at most; None: not limited by the model."""
         self.precision = "fp32"
         """What it was loaded in."""

@@ -24,6 +24,7 @@ from mainspring.nn.gate import PositionGate, gated_scores
 from mainspring.nn.linear import Closing, Linear
 from mainspring.nn.peers import ALONE, Along, Peers
 from mainspring.nn.positions import Angles, rotate
+from mainspring.nn.sparse.sight import SparseSight
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,8 @@ class Sight:
     """bool or float, broadcastable to [B, H, lead, lead]."""
     parts: tuple[Sight | None, ...] = ()
     """Where keys lie on several ranks: what of each rank's keys is seen (None: nothing); no mask is here."""
+    sparse: SparseSight | None = None
+    """Which tiles of keys tiles of queries see, of sparse attention; it holds the mask then."""
     reach: Tensor | None = None
     """Of a part: for each query (or for all) the first key that it sees and the first after the last one,
     int64 [2, Tq or 1] on the CPU; None: all keys."""
@@ -284,6 +287,8 @@ class CrossAttention(nn.Module):
 
 def attend(q: Tensor, k: Tensor, v: Tensor, sight: Sight, scale: float | None, dropout: float) -> Tensor:
     """softmax(q k^T * scale + mask) v over [B, H, T, E]; a query that may see nothing gives 0."""
+    if sight.sparse is not None:
+        return sight.sparse.attend(q, k, v, scale, dropout)
     lead, first_mask = sight.lead, sight.lead_mask
     masks = (first_mask, sight.mask) if lead else (sight.mask,)
     if dropout == 0.0 and sight.mask is not None and biased_attention.suits(q, k, *masks):

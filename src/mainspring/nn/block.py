@@ -36,6 +36,14 @@ class LayerOutput(NamedTuple):
     """Queries, keys and values of its self-attention before rotation, [B, T, H (q, k, v) E]."""
 
 
+class Gates(NamedTuple):
+    """Factors of what a layer's parts add to the residual stream in training; 0: the part is not computed."""
+
+    attention: float = 1.0
+    cross: float = 1.0
+    feed_forward: float = 1.0
+
+
 class Block(nn.Module):
     """One layer: the unit of sharding, recomputation and pipelining."""
 
@@ -44,6 +52,7 @@ class Block(nn.Module):
         self.peers: Peers = ALONE
         self.pre = config.norm_place == "pre"
         self.dropout = config.dropout
+        self.gates = Gates()
         self.attention = SelfAttention(config)
         self.attention_norm = make_norm(config)
         self.cross = CrossAttention(config) if cross else None
@@ -123,21 +132,30 @@ class Block(nn.Module):
         expose: bool,
     ) -> Tensor | LayerOutput:
         fused: list[Tensor] | None = [] if expose else None
-        attention = self.attention
-        x = self._residual(x, self.attention_norm, lambda h: attention(h, sight, store, context, fused))
+        attention, gates = self.attention, self.gates if self.training else Gates()
+        x = self._residual(
+            x, self.attention_norm, lambda h: attention(h, sight, store, context, fused), gates.attention
+        )
         shown = fused[0] if fused else None
         if self.cross is not None and self.cross_norm is not None:
             assert cross_sight is not None, "a decoder layer beside an encoder needs cross_sight"
             cross = self.cross
-            x = self._residual(x, self.cross_norm, lambda h: cross(h, memory, cross_sight, store))
+            x = self._residual(
+                x, self.cross_norm, lambda h: cross(h, memory, cross_sight, store), gates.cross
+            )
         if not isinstance(self.feed_forward, ExpertFeedForward):
-            x = self._residual(x, self.feed_forward_norm, self.feed_forward)
+            x = self._residual(x, self.feed_forward_norm, self.feed_forward, gates.feed_forward)
             return x if shown is None else LayerOutput(x, None, shown)
         y, auxiliary = self.feed_forward(self.feed_forward_norm(x) if self.pre else x, valid)
         return LayerOutput(self._add(x, self.feed_forward_norm, y), auxiliary, shown)
 
-    def _residual(self, x: Tensor, norm: nn.Module, layer: Callable[[Tensor], Tensor]) -> Tensor:
-        return self._add(x, norm, layer(norm(x) if self.pre else x))
+    def _residual(
+        self, x: Tensor, norm: nn.Module, layer: Callable[[Tensor], Tensor], factor: float
+    ) -> Tensor:
+        if not factor:
+            return x
+        y = layer(norm(x) if self.pre else x)
+        return self._add(x, norm, y if factor == 1.0 else y * factor)
 
     def _add(self, x: Tensor, norm: nn.Module, y: Tensor) -> Tensor:
         if self.training and self.dropout:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from mainspring.config import Section
+from mainspring.nn.sparse.config import SparseAttention
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "swiglu", "geglu"]
 
@@ -216,7 +217,7 @@ class TransformerConfig(Section):
     embed_dim: int | None = Field(None, ge=1)
     """Width of the embeddings, projected to d_model (Lan et al. 2020, 3.1; None: d_model, no projection)."""
     max_positions: int = Field(1024, ge=1)
-    """Positions of an absolute table; other schemes do not limit them."""
+    """Positions of an absolute table, and of a sparse layout; other schemes do not limit them."""
     type_vocab: int = Field(0, ge=0)
     """Number of segment embeddings (0: none)."""
     languages: int = Field(0, ge=0)
@@ -241,6 +242,8 @@ class TransformerConfig(Section):
     1/sqrt(head_dim * (1 + terms)))."""
     key_bias: bool = True
     """Whether keys have a bias where queries and values do (DeBERTa-v1: not)."""
+    sparse: SparseAttention | None = None
+    """Which blocks of tokens of a stack attend to which (None: all to all, as the tokens' data permits)."""
     conv: Convolution | None = None
     """A convolution beside the first layer."""
 
@@ -332,7 +335,24 @@ class TransformerConfig(Section):
         if self.pair_classes and not self.pooler:
             raise ValueError(f"pair_classes = {self.pair_classes} needs pooler = true")
         self._check_experts()
+        self._check_sparse()
         return self
+
+    def _check_sparse(self) -> None:
+        scored = self.t5_bias or self.disentangled
+        if self.sparse is None:
+            return
+        if scored is not None:
+            raise ValueError(
+                f"sparse attention computes some scores only, and {scored.kind} positions have one for every "
+                "pair of tokens; use absolute, sinusoidal or rotary positions, or leave sparse out"
+            )
+        if self.sparse.block >= self.max_positions:
+            raise ValueError(
+                f"sparse.block = {self.sparse.block} holds all of max_positions = {self.max_positions}, "
+                f"which is dense attention; raise max_positions, or use a block of "
+                f"{max(1, self.max_positions // 8)}"
+            )
 
     def _check_experts(self) -> None:
         if self.experts is None:

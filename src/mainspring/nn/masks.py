@@ -13,6 +13,7 @@ Shapes: B rows, Tq query tokens, Tk key tokens.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -205,6 +206,20 @@ def flex_block_mask(batch: TokenBatch, *, block_size: int = 128, compile: bool =
     from torch.nn.attention.flex_attention import create_block_mask  # loads a compiler
 
     rows, length = batch.ids.shape
+    return create_block_mask(
+        flex_rule(batch),
+        rows,
+        None,
+        length,
+        length,
+        device=str(batch.ids.device),
+        BLOCK_SIZE=block_size,
+        _compile=compile,
+    )
+
+
+def flex_rule(batch: TokenBatch) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """`allow` for single tokens, as FlexAttention asks: of row, head, query and key."""
     rank, doc, valid, probe = batch.rank, batch.doc, batch.valid, batch.probe
 
     def rule(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
@@ -219,13 +234,4 @@ def flex_block_mask(batch: TokenBatch, *, block_size: int = 128, compile: bool =
             seen = seen & valid[b, j]
         return seen
 
-    return create_block_mask(
-        rule,
-        rows,
-        None,
-        length,
-        length,
-        device=str(batch.ids.device),
-        BLOCK_SIZE=block_size,
-        _compile=compile,
-    )
+    return rule

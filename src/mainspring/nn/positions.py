@@ -62,6 +62,26 @@ def rotate(x: Tensor, angles: Angles) -> Tensor:
     return (x * angles.cos + turned * angles.sin).to(x.dtype)
 
 
+def tiled(table: Tensor, rows: int, offset: int = 0) -> Tensor:
+    """A learned table of positions made longer by repeating it (Beltagy et al. 2020, arXiv 2004.05150, 5).
+
+    Near positions keep the differences that the model has learnt.
+
+    Args:
+        table: [offset + P, D].
+        rows: offset + the positions wanted.
+        offset: rows before position 0, which are not repeated.
+
+    Returns:
+        [rows, D].
+
+    >>> tiled(torch.tensor([[9], [1], [2]]), 6, offset=1).flatten().tolist()
+    [9, 1, 2, 1, 2, 1]
+    """
+    index = torch.arange(rows - offset, device=table.device) % (table.shape[0] - offset)
+    return torch.cat([table[:offset], table[offset:][index]])
+
+
 def relative_bucket(distance: Tensor, config: T5Bias, bidirectional: bool) -> Tensor:
     """Bucket of a distance (key position minus query position): exact when near, logarithmic when far.
 

@@ -28,6 +28,8 @@ from mainspring.nn.masks import Facts, inspect, part_masks, sdpa_mask, source_ma
 from mainspring.nn.part import Carried, Part
 from mainspring.nn.peers import ALONE, Along, Peers
 from mainspring.nn.positions import RelativeBias, rotary_angles
+from mainspring.nn.sparse.layouts import layout_of
+from mainspring.nn.sparse.sight import SparseSight, has_no_data, sparse_mask
 from mainspring.nn.vocabulary import WHOLE, Vocabulary
 
 
@@ -77,6 +79,8 @@ class Transformer(nn.Module):
         self.peers: Peers = ALONE
         self.spread: TokenSpread = Here()
         """How the tokens of a row lie on ranks."""
+        self.layout = _layout(config)
+        """Which block of tokens sees which, bool [heads or 1, blocks, blocks] on the CPU; no state."""
         self.embeddings = Embeddings(config)
         both = config.is_encoder_decoder
         *encoder, experts = config.experts_by_layer
@@ -325,6 +329,8 @@ class Transformer(nn.Module):
     def _look(
         self, batch: TokenBatch, keys: TokenBatch | None, facts: Facts, bias: RelativeBias | None
     ) -> Sight:
+        if self.config.sparse is not None:
+            return self._sparse_sight(batch, keys, facts)
         gated = bias is not None and bias.config.gate is not None
         if facts.lead and keys is None and self.distances is None and not gated:
             return self._sight_by_parts(batch, facts, bias)
@@ -347,6 +353,16 @@ class Transformer(nn.Module):
             return Sight(mask, False, angles, bias(pos, keys_pos, None))
         return Sight(bias(pos, keys_pos, mask), False, angles)
 
+    def _sparse_sight(self, batch: TokenBatch, keys: TokenBatch | None, facts: Facts) -> Sight:
+        config = self.config
+        assert config.sparse is not None and self.layout is not None
+        pos = batch.pos[:1] if facts.shared_positions else batch.pos
+        angles = None if config.rotary is None else rotary_angles(pos, config.head_width, config.rotary)
+        layout = self.layout if self.layout.shape[0] == 1 else self.peers.part(self.layout, 0)
+        if keys is not None or has_no_data(batch):
+            return Sight(sparse_mask(batch, keys, layout, config.sparse.block), False, angles)
+        return Sight(angles=angles, sparse=SparseSight(batch, layout, config.sparse.block, facts))
+
     def _sight_by_parts(self, batch: TokenBatch, facts: Facts, bias: RelativeBias | None) -> Sight:
         """What `_sight` gives, in two parts: the first tokens see one another alone, the rest see all."""
         (lead, _), rest = part_masks(batch, facts)
@@ -364,6 +380,7 @@ class Transformer(nn.Module):
     def _inspect(self, batch: TokenBatch) -> Facts:
         facts, config = inspect(batch), self.config
         limited = config.absolute is not None and (config.absolute.place == "input" or config.mask_decoder)
+        limited |= config.sparse is not None
         if limited and facts.max_position >= config.max_positions:
             raise UsageError(
                 f"a token has position {facts.max_position} and the model has {config.max_positions} "
@@ -417,6 +434,13 @@ def _triangle(pos: Tensor) -> Tensor:
     """The causal mask over positions [B, T]: bool [1, 1, T, T]."""
     length = pos.shape[1]
     return torch.ones((length, length), dtype=torch.bool, device=pos.device).tril()[None, None]
+
+
+def _layout(config: TransformerConfig) -> Tensor | None:
+    sparse = config.sparse
+    if sparse is None:
+        return None
+    return layout_of(sparse, config.n_heads, -(-config.max_positions // sparse.block))
 
 
 def _relative_bias(config: TransformerConfig, bias: T5Bias, bidirectional: bool) -> RelativeBias:

@@ -190,8 +190,13 @@ def kept_bytes(
 
 
 def keeps_scores(config: TransformerConfig) -> bool:
-    """Whether attention keeps its scores."""
-    return bool(config.attention_dropout) or config.t5_bias is not None or config.disentangled is not None
+    """Whether attention keeps its scores (sparse attention computes them again)."""
+    dense = config.sparse is None or config.is_encoder_decoder
+    return (
+        (dense and bool(config.attention_dropout))
+        or config.t5_bias is not None
+        or config.disentangled is not None
+    )
 
 
 def _norm_bytes(config: TransformerConfig, numerics: Numerics) -> float:
@@ -214,6 +219,8 @@ def _scores(
         # Ours: probabilities, and with dropout what is left of them. (The projected distances of a layer are
         # there once for all rows, and are left out.)
         return a * seq_len * w.compute * (2 if config.attention_dropout else 1)
+    if distances and config.sparse is not None:
+        return 0.0
     if not config.attention_dropout and not (distances and config.t5_bias is not None):
         return a * _FP32  # fused: one log-sum-exp a head
     # Unfused: the softmax; with dropout also the mask and the product; in bfloat16 fp32 copies of q, k, v

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from mainspring.nn import TransformerConfig
+from mainspring.nn.sparse import layout_of
 from mainspring.objectives import (
     ContrastConfig,
     MixedConfig,
@@ -41,10 +42,13 @@ class Pass:
         """FLOPs of a forward for a row: products of the layers, of the head, and attention.
 
         2 for each weight that a token meets, and 4 T i for the attention of a layer of inner width i, in full
-        also where it is causal (Chowdhery et al. 2022, arXiv 2204.02311, appendix B).
+        also where it is causal (Chowdhery et al. 2022, arXiv 2204.02311, appendix B); of sparse attention,
+        the share that its layout has.
         """
         matrix, head, spans, inner = _counts(self.config)
         tokens = self.seq_len
+        dense = self.config.decoder_layers if self.config.is_encoder_decoder else 0  # to the encoder's output
+        spans = dense + (spans - dense) * _seen(self.config, tokens)
         return (
             2.0 * matrix * tokens,
             2.0 * head * self.predicted * tokens,
@@ -123,7 +127,17 @@ def work_of(
 
 
 @lru_cache(maxsize=32)
-def _counts(config: TransformerConfig) -> tuple[int, int, int, int]:
+def _seen(config: TransformerConfig, seq_len: int) -> float:
+    """Share of all pairs of tokens that a layout has."""
+    if config.sparse is None:
+        return 1.0
+    blocks = -(-config.max_positions // config.sparse.block)
+    here = max(1, min(blocks, seq_len // config.sparse.block))
+    return float(layout_of(config.sparse, config.n_heads, blocks)[:, :here, :here].float().mean())
+
+
+@lru_cache(maxsize=32)
+def _counts(config: TransformerConfig) -> tuple[int, int, float, int]:
     count = count_parameters(config)
     spans = config.encoder_layers + 2 * config.decoder_layers + config.n_layers
     return count.matrix, count.head_matrix, spans, config.n_heads * config.head_width

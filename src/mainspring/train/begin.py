@@ -1,7 +1,8 @@
 """Beginning a run with the weights of a model that exists: what has to fit, and what is drawn anew.
 
 All layers have to be there, of the same shapes. A head or pooler that the model does not have, or has for
-another purpose, is left as it was drawn: a new task needs a new one. Tables may be padded differently.
+another purpose, is left as it was drawn: a new task needs a new one. Tables may be padded differently, and
+a table of positions may be longer here: it is then filled by repeating the one that there is.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from mainspring import parallel
 from mainspring.errors import WeightsError, few
 from mainspring.nn import TransformerConfig
 from mainspring.nn.assign import assign
+from mainspring.nn.positions import tiled
 from mainspring.nn.span import logical_shape
 from mainspring.objectives.around import AroundNetwork
 from mainspring.objectives.generator import Difference
@@ -20,6 +22,7 @@ from mainspring.train.source import Weights
 
 _HEADS = ("head.", "pooler.")
 _PADDED = ("embeddings.token.weight", "head.")
+_POSITIONS = "embeddings.position.weight"
 
 
 def begin_from(model: nn.Module, config: TransformerConfig, weights: Weights) -> tuple[str, ...]:
@@ -52,6 +55,10 @@ def begin_from(model: nn.Module, config: TransformerConfig, weights: Weights) ->
             padded = torch.zeros(wanted, dtype=tensor.dtype)
             padded[:least] = tensor[:least]
             given[name] = padded
+    if config.absolute is not None and config.absolute == weights.config.absolute and _POSITIONS in given:
+        table, offset = given[_POSITIONS], config.absolute.offset
+        if table.shape[0] < config.max_positions + offset:
+            given[_POSITIONS] = tiled(table, config.max_positions + offset, offset)
     _refuse(targets, given, weights)
     for name, tensor in given.items():
         assign(targets[name], tensor)

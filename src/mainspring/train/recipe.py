@@ -18,6 +18,7 @@ from mainspring.objectives.config import CausalConfig, ObjectiveConfig
 from mainspring.optim.config import OptimConfig
 from mainspring.parallel.plan import Plan
 from mainspring.parallel.precision import Precision
+from mainspring.train.layer_drop import LayerDropConfig
 from mainspring.train.narrow.config import NarrowConfig
 
 
@@ -54,6 +55,8 @@ class TrainConfig(Section):
     """On a CPU with glibc: keep memory that a step frees for the next, which then has no page faults. The
     peak may be higher, since what is kept in small pieces does not serve a large block; the plan does not
     count that. Not with plan.offload = "disk", which gives memory back."""
+    layer_drop: LayerDropConfig | None = None
+    """Leave layers out by chance, more as training goes on (None: never)."""
     tensorboard: bool = False
     """Also write TensorBoard files (needs the extra `tensorboard`)."""
     elastic: bool = False

@@ -23,6 +23,7 @@ from mainspring.planner import Batch, Estimate, Machine
 from mainspring.train.begin import begin_from
 from mainspring.train.disk import try_disk
 from mainspring.train.events import DiskTried
+from mainspring.train.layer_drop import check_layer_drop
 from mainspring.train.recipe import Recipe
 from mainspring.train.source import Weights, read_weights
 from mainspring.train.teacher import objective_of
@@ -96,7 +97,7 @@ def prepare(
     config = models.resolve(recipe.model, data.vocab_size)
     vocabulary = Vocabulary.of_tokenizer(data.tokenizer)
     objective = objective_of(recipe.objective, vocabulary, data.tokenizer)
-    _check_stages(recipe, config, objective)
+    _check_network(recipe, config, objective)
     machine = machine or _measure(recipe, world)
     batch, estimate = planner.prepare(
         config,
@@ -120,13 +121,15 @@ def prepare(
     return Setup(recipe, data, config, objective, batch, model, optimizer, machine, estimate, drawn)
 
 
-def _check_stages(recipe: Recipe, config: TransformerConfig, objective: Objective) -> None:
-    """Refuse a pipeline for an objective that trains more than the network."""
-    if recipe.plan.pipeline == 1:
+def _check_network(recipe: Recipe, config: TransformerConfig, objective: Objective) -> None:
+    """Refuse a pipeline, and dropped layers, for what has none."""
+    if recipe.plan.pipeline == 1 and recipe.train.layer_drop is None:
         return
     with torch.device("meta"):
         trained = type(objectives.assemble(objective, Transformer(config)))
-    if trained is not Transformer:
+    if recipe.train.layer_drop is not None:
+        check_layer_drop(config, trained, recipe.plan, recipe.narrow)
+    if recipe.plan.pipeline > 1 and trained is not Transformer:
         raise PlanError(
             f"plan.pipeline = {recipe.plan.pipeline}: objective.kind = {recipe.objective.kind!r} trains a "
             f"{trained.__name__}, networks whose passes need one another's results, and a pipeline takes one "

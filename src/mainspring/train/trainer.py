@@ -22,6 +22,7 @@ from mainspring.train import checkpoint, events, holdout, nonfinite, resume
 from mainspring.train.allocator import keep_freed_memory
 from mainspring.train.feed import Feed
 from mainspring.train.journal import Journal, libraries
+from mainspring.train.layer_drop import set_gates
 from mainspring.train.memory import peak_memory
 from mainspring.train.narrow import MixtureTraining, Narrow
 from mainspring.train.narrow.measure import layer_eigenvalues
@@ -224,6 +225,8 @@ class Trainer:
         train, optimizer = self.recipe.train, setup.optimizer
         micro_batches = feed.micro_batches(self._step)
         self._narrow_weights(setup, micro_batches)
+        if train.layer_drop is not None:
+            set_gates(setup.model, train.layer_drop, train.seed, self._step, train.steps)
         # Chance inside the model is a function of the step too, so a checkpoint needs no generator states.
         # Ranks of a tensor group, which are consecutive, have the same.
         chance = self.world.rank // self.recipe.plan.tensor

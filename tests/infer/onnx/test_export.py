@@ -241,3 +241,18 @@ def test_every_family_that_reads(family: str, tmp_path: Path) -> None:
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="a Linear is not written as ONNX"):
         export_onnx(nn.Linear(2, 2), tmp_path)
+
+
+def test_sparse_attention(tmp_path: Path) -> None:
+    """A graph has the layout as a mask of all pairs; without a cache, for that does not know positions."""
+    model = model_of("bert", sparse={"kind": "bigbird", "block": 4, "per_head": True})
+    (file,) = export_onnx(model, tmp_path)
+    ids, mask = ids_of(2, 37), torch.ones(2, 37, dtype=torch.int64)
+    mask[1, 30:] = 0
+    wanted = model(bidirectional_batch(ids, valid=mask > 0))
+    (found,) = session(file).run(["last_hidden_state"], feed(input_ids=ids, attention_mask=mask))
+    seen = (mask > 0).numpy()
+    np.testing.assert_allclose(found[seen], wanted.hidden.numpy()[seen], atol=2e-4, rtol=1e-4)
+    causal = model_of("gpt2", sparse={"kind": "sliding_window", "attention": "unidirectional"})
+    with pytest.raises(UsageError, match="goes by the positions of tokens seen before"):
+        export_onnx(causal, tmp_path, causal=True)

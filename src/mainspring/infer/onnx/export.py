@@ -89,6 +89,11 @@ def _recordings(model: nn.Module, causal: bool) -> dict[str, _Recording]:
         raise UsageError("the model is cut over ranks; export a whole one (parallel.full_state)")
     if model is not transformer:
         return {"model.onnx": _encoder(TaskGraph(model), config, ["logits"])}
+    if config.sparse is not None and (causal or config.is_encoder_decoder):
+        raise UsageError(
+            "sparse attention goes by the positions of tokens seen before, and a graph with a cache knows "
+            "their places alone; export an encoder, or run the model here"
+        )
     if config.is_encoder_decoder:
         return {"encoder.onnx": _source(transformer), "decoder.onnx": _target(transformer)}
     if causal:

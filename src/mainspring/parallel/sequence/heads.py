@@ -65,7 +65,9 @@ class ByHeads:
             name: given[:, start:stop] if given is not None and given.shape[1] > 1 else given
             for name, given in (("mask", sight.mask), ("bias", sight.bias), ("lead_mask", sight.lead_mask))
         }
-        y = self._here.attend(q, k, v, replace(sight, **heads), scale, dropout, factor)  # type: ignore[arg-type]
+        sparse = None if sight.sparse is None else sight.sparse.of_heads(start, stop)
+        sight = replace(sight, sparse=sparse, **heads)  # type: ignore[arg-type]
+        y = self._here.attend(q, k, v, sight, scale, dropout, factor)
         return swap_back(y, 1, 2, sizes, self.line)
 
     def by_distance(

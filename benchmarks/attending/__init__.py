@@ -1,0 +1,1 @@
+"""Sides and child processes of the benchmark of attention."""
