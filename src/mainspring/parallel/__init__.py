@@ -17,6 +17,7 @@ from mainspring.parallel.mesh import Axes
 from mainspring.parallel.micro_batches import accumulate, elsewhere, has_results, measure
 from mainspring.parallel.pieces import piece_sum
 from mainspring.parallel.plan import Plan
+from mainspring.parallel.replicas import replicas
 from mainspring.parallel.world import World
 from mainspring.parallel.zero import Shard
 
@@ -37,6 +38,7 @@ __all__ = [
     "measure",
     "no_sync",
     "piece_sum",
+    "replicas",
     "settle",
     "sharded_state",
     "shards",
