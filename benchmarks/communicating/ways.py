@@ -1,6 +1,7 @@
-"""Ways to train the same model on data ranks: ours over our strategies, torch's DDP with its hooks."""
+"""Ways to train the same model on data ranks: ours over our strategies, torch's DDP with its hooks.
 
-from __future__ import annotations
+(Annotations are not put off here: DDP looks at those of its hooks.)
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -78,6 +78,7 @@ def _sizes(runs: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:
 _SOURCE = """
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 #ifdef __SSE2__
 #include <emmintrin.h>
@@ -137,13 +138,16 @@ void split(float* e, int64_t n, float scale, uint8_t* bits) {
 }
 
 template <bool ADD> void join(const uint8_t* bits, float scale, float* out, int64_t n) {
+    uint32_t positive;
+    std::memcpy(&positive, &scale, 4);
     int64_t i = 0;
     for (; i + 8 <= n; i += 8) {
-        const uint32_t byte = bits[i / 8];
-        for (int j = 0; j < 8; j++) {
-            const float value = byte >> j & 1 ? scale : -scale;
-            out[i + j] = ADD ? out[i + j] + value : value;
-        }
+        const uint32_t negative = ~uint32_t(bits[i / 8]);
+        uint32_t words[8];
+        float values[8];
+        for (int j = 0; j < 8; j++) words[j] = positive ^ (negative << (31 - j) & 0x80000000u);  // its sign
+        std::memcpy(values, words, sizeof values);
+        for (int j = 0; j < 8; j++) out[i + j] = ADD ? out[i + j] + values[j] : values[j];
     }
     for (; i < n; i++) {
         const float value = bits[i / 8] >> (i & 7) & 1 ? scale : -scale;
