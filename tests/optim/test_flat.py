@@ -16,7 +16,22 @@ PEERS = {
     "adamw": lambda p: torch.optim.AdamW(p, **SETTINGS),
     "adam": lambda p: torch.optim.Adam(p, **SETTINGS),
     "radam": lambda p: torch.optim.RAdam(p, decoupled_weight_decay=True, **SETTINGS),
+    "adamax": lambda p: DecayedAdamax(p, **SETTINGS),
 }
+
+
+class DecayedAdamax(torch.optim.Adamax):
+    """torch's, with weights that decay by themselves; states under our names."""
+
+    def step(self):
+        for group in self.param_groups:
+            decay, group["weight_decay"] = group["weight_decay"], 0.0
+            for p in group["params"]:
+                p.data.mul_(1 - group["lr"] * decay)
+            super().step()
+            group["weight_decay"] = decay
+            for p in group["params"]:
+                self.state[p]["exp_avg_sq"] = self.state[p]["exp_inf"]
 
 
 def pieces_of(buffer, sizes=SIZES):
@@ -227,3 +242,51 @@ def test_small_models_are_not_compiled_for(monkeypatch):
         pieces = pieces_of(torch.randn(128))
         give_gradients(pieces, torch.randn(128).bfloat16())
         FlatAdam(pieces, compiled=compiled).step()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("gradient", [torch.float32, torch.bfloat16])
+def test_without_bias_correction(compiled, gradient, monkeypatch):
+    """BERT's and XAdam's way: the moments as they are."""
+    monkeypatch.setattr(flat, "SHORT", 1)
+    torch.manual_seed(0)
+    start = torch.randn(300)
+    weight = nn.Parameter(start.clone())
+    weight.grad_dtype = None
+    optimizer = FlatAdam([weight], bias_correction=False, compiled=compiled, **SETTINGS)
+    x, m, v = start.double(), 0.0, 0.0
+    for _ in range(4):
+        weight.grad = torch.randn(300).to(gradient)
+        g = weight.grad.double()
+        optimizer.step()
+        m, v = 0.8 * m + 0.2 * g, 0.9 * v + 0.1 * g * g
+        x = x * (1 - 0.01 * 0.1) - 0.01 * m / (v.sqrt() + 1e-6)
+    torch.testing.assert_close(weight.detach().double(), x, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("above", "before"), [(4.0, "momentum"), (5.0, "none"), (4.0, "none")])
+def test_radam_as_the_paper_and_its_authors_have_it(above, before):
+    """Algorithm 2 of arXiv 1908.03265, whose threshold is 4; the authors may wait until it is passed."""
+    from mainspring.optim.update import Rectification
+
+    torch.manual_seed(0)
+    start, (b1, b2) = torch.randn(20), (0.8, 0.9)
+    weight = nn.Parameter(start.clone())
+    optimizer = FlatAdam([weight], kind="radam", rectification=Rectification(above, before), **SETTINGS)
+    x, m, v, limit = start.double(), 0.0, 0.0, 2 / (1 - b2) - 1
+    rectified = []
+    for t in range(1, 9):
+        weight.grad = torch.randn(20)
+        g = weight.grad.double()
+        optimizer.step()
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+        x = x * (1 - 0.01 * 0.1)
+        rho = limit - 2 * t * b2**t / (1 - b2**t)
+        rectified.append(rho > above)
+        if rho > above:
+            r = ((rho - 4) * (rho - 2) * limit / ((limit - 4) * (limit - 2) * rho)) ** 0.5
+            x = x - 0.01 * r * (m / (1 - b1**t)) * (1 - b2**t) ** 0.5 / (v.sqrt() + 1e-6)
+        elif before == "momentum":
+            x = x - 0.01 * m / (1 - b1**t)
+    assert rectified.index(True) == (4 if above == 4 else 5)
+    torch.testing.assert_close(weight.detach().double(), x, rtol=1e-5, atol=1e-6)

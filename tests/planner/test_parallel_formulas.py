@@ -234,3 +234,21 @@ def test_a_tensor_part_that_is_all_the_model_has_is_refused_elsewhere():
         INVENTORY, WORK, V100, 8, 8, "bf16", space=Space(tensor=(8,), pipeline=(1,), sequence=(1,))
     )
     assert not found.fits and "4 heads do not divide by tensor = 8" in found.rejected[0].reason
+
+
+def test_signs_cost_memory_for_what_is_owed_and_send_a_thirty_second():
+    exact = {z: Candidate(data=4, zero=z) for z in (0, 1)}
+    signs = {z: Candidate(data=4, zero=z, communication="compressed") for z in (0, 1)}
+    psi = INVENTORY.total
+    more = {z: state_bytes(INVENTORY, signs[z], "fp32").device["optimizer"] for z in (0, 1)}
+    less = {z: state_bytes(INVENTORY, exact[z], "fp32").device["optimizer"] for z in (0, 1)}
+    assert more[0] - less[0] == 4 * psi + 4 * -(-psi // 4)  # the worker's debts, and those of its chunk
+    assert more[1] - less[1] == more[0] - less[0] + 4 * psi  # and the momenta of all
+    sent = {
+        name: sum(cost(INVENTORY, WORK, c, V100, "fp32").traffic.values())
+        for name, c in {"exact": exact[0], "signs": signs[0], "shards": signs[1]}.items()
+    }
+    assert sent["exact"] == pytest.approx(32 * sent["signs"])
+    assert sent["shards"] - sent["signs"] == pytest.approx(3 / 4 * 4 * psi)  # weights are gathered as ever
+    for candidate in (*exact.values(), *signs.values()):
+        assert Candidate.of(candidate.plan()) == candidate

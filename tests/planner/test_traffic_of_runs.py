@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mainspring import parallel
+from mainspring import optim, parallel
 from mainspring.data.batch import causal_batch
 from mainspring.models.gpt2.config import gpt2
 from mainspring.nn import Transformer, initialize
 from mainspring.objectives.base import labelled_loss
+from mainspring.optim import OptimConfig
 from mainspring.parallel.sequence import split_tokens
 from mainspring.planner import Candidate, cost, device, inventory_of, work_of
 from support.spawn import run_ranks
@@ -30,6 +31,9 @@ PLANS = [
     {"data": 2, "expert": 2, "sequence": 2, "zero": 2},
     {"data": 2, "sequence": 2, "attention": "ring"},
     {"data": 4, "expert": 2, "zero": 1, "kept": "input"},
+    {"data": 4, "communication": "compressed"},
+    {"data": 2, "tensor": 2, "zero": 1, "communication": "compressed"},
+    {"data": 4, "communication": "adasum"},
 ]
 
 
@@ -44,8 +48,10 @@ def sent(rank, world):
         batch = causal_batch(ids, labels=ids)
         if plan.sequence > 1:
             batch = split_tokens(batch, parallel.axes_of(model).index("sequence"), plan.sequence)
+        step = stepping(model, plan, batch)
         with parallel.traffic(model).measure() as seen:
             parallel.accumulate(model, [batch, batch], labelled_loss)
+            step()
         total = 0.0
         for (name, _), moved in seen.records.items():
             if name == "experts":
@@ -54,6 +60,19 @@ def sent(rank, world):
                 total += moved.wire
         found.append(total)
     return found
+
+
+def stepping(model, plan, batch):
+    """What ends a step: nothing, or an optimizer that speaks to the others, past its warm-up."""
+    if plan.communication == "exact":
+        return lambda: None
+    kind = "onebit_adam" if plan.communication == "compressed" else "adamw"
+    config = OptimConfig(kind=kind, onebit={"freeze_step": 1})
+    optimizer = optim.build(model, config, replicas=parallel.replicas(model))
+    parallel.accumulate(model, [batch, batch], labelled_loss)
+    optimizer.step()
+    optimizer.zero_grad()
+    return optimizer.step
 
 
 @pytest.fixture(scope="module")

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import nn
 
+from mainspring.errors import PlanError
 from mainspring.nn.span import logical_shape, span_of
+from mainspring.optim.adasum import AdasumOptimizer
 from mainspring.optim.config import OptimConfig
 from mainspring.optim.flat import FlatAdam
 from mainspring.optim.lamb import Join, Lamb
+from mainspring.optim.onebit import OneBitAdam, OneBitLamb, ZeroOneAdam
+from mainspring.optim.onebit.lamb import Thresholds
+from mainspring.optim.onebit.zero_one import Policy
+from mainspring.optim.replicas import Replicas
+from mainspring.optim.update import Kind, Rectification
+
+ADAMS: dict[str, Kind] = {"adamw": "adamw", "adam": "adam", "radam": "radam", "adamax": "adamax"}
+"""Kinds that `FlatAdam` knows."""
 
 
 def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
@@ -28,7 +38,9 @@ def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) ->
     return [group for group in groups if group["params"]]
 
 
-def build(model: nn.Module, config: OptimConfig, *, join: Join | None = None) -> torch.optim.Optimizer:
+def build(
+    model: nn.Module, config: OptimConfig, *, join: Join | None = None, replicas: Replicas | None = None
+) -> torch.optim.Optimizer:
     """The optimizer of `config` over the trainable parameters of `model`: whole, DTensors, or pieces.
 
     Call it after `parallel.apply` and `parallel.materialize`: both may replace parameters. Clipping is the
@@ -41,19 +53,110 @@ def build(model: nn.Module, config: OptimConfig, *, join: Join | None = None) ->
         model: whose parameters.
         config: the settings.
         join: sums over the ranks that hold pieces (`parallel.piece_sum(model)`); LAMB alone asks.
+        replicas: the data ranks, where the optimizer joins what they computed (`parallel.replicas(model)`).
+
+    Raises:
+        PlanError: the plan's communication and the optimizer do not go together.
     """
+    check_communication(config, "exact" if replicas is None else replicas.communication)
     groups = parameter_groups(model.parameters(), config.weight_decay)
-    settings: dict[str, Any] = {
-        "lr": config.lr,
-        "betas": config.betas,
-        "eps": config.eps,
-        "weight_decay": config.weight_decay,
-    }
-    if config.kind == "lamb":
+    if config.kind in ("lamb", "onebit_lamb"):
         for group in groups:
             group["adapt"] = len(logical_shape(group["params"][0])) >= 2
-        return Lamb(groups, join=join, compiled=config.compiled, **settings)
+    if config.sends_signs:
+        assert replicas is not None
+        return SIGNS[config.kind](groups, config, replicas)
+    inner = _exact(groups, config, join)
+    return inner if replicas is None else AdasumOptimizer(inner, replicas)
+
+
+def check_communication(config: OptimConfig, communication: str) -> None:
+    """Refuse an optimizer under a plan that joins what ranks computed in another way than it needs.
+
+    Raises:
+        PlanError: with the remedy.
+    """
+    if config.sends_signs and communication != "compressed":
+        raise PlanError(
+            f'optim.kind = "{config.kind}" sends signs and plan.communication = "{communication}" has nobody '
+            'to send them to: set plan.communication = "compressed" (in a loop of your own also give '
+            "optim.build replicas=parallel.replicas(model))"
+        )
+    if communication == "compressed" and not config.sends_signs:
+        raise PlanError(
+            'plan.communication = "compressed" leaves joining to the optimizer and optim.kind = '
+            f'"{config.kind}" does not join: set optim.kind to "onebit_adam", "onebit_lamb" or '
+            '"zero_one_adam", or plan.communication = "exact"'
+        )
+
+
+def _exact(groups: list[dict[str, Any]], config: OptimConfig, join: Join | None) -> torch.optim.Optimizer:
+    settings = _settings(config)
+    if config.kind == "lamb":
+        return Lamb(
+            groups, join=join, bias_correction=config.bias_correction, compiled=config.compiled, **settings
+        )
     whole = all(span_of(p) is None for group in groups for p in group["params"])
-    if whole and config.kind == "adamw" and config.compiled is not True:
+    if whole and config.kind == "adamw" and config.compiled is not True and config.bias_correction:
         return torch.optim.AdamW(groups, fused=True, **settings)
-    return FlatAdam(groups, kind=config.kind, compiled=config.compiled, **settings)
+    return FlatAdam(
+        groups,
+        kind=ADAMS[config.kind],
+        bias_correction=config.bias_correction,
+        rectification=Rectification(config.rectify_above, config.unrectified),
+        compiled=config.compiled,
+        **settings,
+    )
+
+
+def _settings(config: OptimConfig) -> dict[str, Any]:
+    return {"lr": config.lr, "betas": config.betas, "eps": config.eps, "weight_decay": config.weight_decay}
+
+
+def _signs(config: OptimConfig, replicas: Replicas) -> dict[str, Any]:
+    return {
+        **_settings(config),
+        "replicas": replicas,
+        "bias_correction": config.bias_correction,
+        "scale": config.onebit.scale,
+        "compiled": config.compiled,
+    }
+
+
+def _onebit_adam(groups: list[dict[str, Any]], config: OptimConfig, replicas: Replicas) -> OneBitAdam:
+    assert config.onebit.freeze_step is not None
+    return OneBitAdam(groups, freeze_step=config.onebit.freeze_step, **_signs(config, replicas))
+
+
+def _onebit_lamb(groups: list[dict[str, Any]], config: OptimConfig, replicas: Replicas) -> OneBitLamb:
+    one = config.onebit
+    assert one.freeze_step is not None
+    thresholds = Thresholds(
+        smallest=one.ratio_min,
+        largest=one.ratio_max,
+        average=one.ratio_average,
+        factor_min=one.factor_min,
+        factor_max=one.factor_max,
+        factor_change=one.factor_change,
+    )
+    return OneBitLamb(groups, freeze_step=one.freeze_step, thresholds=thresholds, **_signs(config, replicas))
+
+
+def _zero_one_adam(groups: list[dict[str, Any]], config: OptimConfig, replicas: Replicas) -> ZeroOneAdam:
+    one = config.onebit
+    assert one.freeze_step is not None
+    if replicas.own != slice(0, replicas.total):
+        raise PlanError(
+            'optim.kind = "zero_one_adam" lets ranks step apart, each with all weights, and plan.zero = 1 '
+            'has each rank update a shard of one model: set plan.zero = 0, or optim.kind = "onebit_adam"'
+        )
+    policy = Policy(one.freeze_step, one.var_update_scaler, one.local_step_scaler, one.local_step_clipper)
+    return ZeroOneAdam(groups, policy=policy, **_signs(config, replicas))
+
+
+SIGNS: dict[str, Callable[[list[dict[str, Any]], OptimConfig, Replicas], torch.optim.Optimizer]] = {
+    "onebit_adam": _onebit_adam,
+    "onebit_lamb": _onebit_lamb,
+    "zero_one_adam": _zero_one_adam,
+}
+"""Kinds that send signs, and what makes them."""

@@ -1,4 +1,4 @@
-"""Adam, AdamW and RAdam over long stretches of memory, with 16-bit gradients in and 16-bit weights out."""
+"""Adam and its kin over long stretches of memory, with 16-bit gradients in and 16-bit weights out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mainspring.optim.compiled import compiled_update
 from mainspring.optim.portable import step_all
 from mainspring.optim.runs import Entry, merge
 from mainspring.optim.states import allocate, entry_of
-from mainspring.optim.update import ADAM, Kind, numbers
+from mainspring.optim.update import FORMULAS, RECTIFICATION, Kind, Rectification, numbers
 
 COMPILE_FROM = 4 * 2**20
 """Elements from which a step is compiled where nothing was said. Beside the portable blocks that saves about
@@ -39,9 +39,12 @@ class FlatAdam(torch.optim.Optimizer):
         lr: learning rate.
         betas: decay of the first and the second moment.
         eps: added to the square root of the second moment.
-        weight_decay: of the weights themselves ("adamw", "radam") or added to gradients ("adam").
+        weight_decay: of the weights themselves, or ("adam") added to gradients.
         kind: which of the family; the result is that of torch's `AdamW`, `Adam`, `RAdam` (with
-            `decoupled_weight_decay`) to rounding.
+            `decoupled_weight_decay`), `Adamax` (but for decay) to rounding.
+        bias_correction: whether the moments, which begin at 0, are divided by the weight that gradients have
+            in them; BERT's optimizer and XAdam do without.
+        rectification: RAdam's choices.
         compiled: True compiles (1 s on a CPU, 5 to 9 s for a GPU), False never does; None where gradients
             or copies are in 16 bits and there are `COMPILE_FROM` elements or more, since else nothing is
             gained.
@@ -59,10 +62,13 @@ class FlatAdam(torch.optim.Optimizer):
         weight_decay: float = 0.01,
         *,
         kind: Kind = "adamw",
+        bias_correction: bool = True,
+        rectification: Rectification = RECTIFICATION,
         compiled: bool | None = None,
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
         self.kind: Kind = kind
+        self.bias_correction, self.rectification = bias_correction, rectification
         self.compiled = compiled
         self.copies: dict[nn.Parameter, Tensor] = {}
         """Where to write the new weights of a parameter in another dtype as well, in the same pass."""
@@ -138,15 +144,17 @@ class FlatAdam(torch.optim.Optimizer):
                 eps=settings["eps"],
                 weight_decay=decay,
                 scale=scale,
+                bias_correction=self.bias_correction,
+                rectification=self.rectification,
             )
             lowered = gradient != dtype or out is not None
             wanted = lowered and total >= COMPILE_FROM if self.compiled is None else self.compiled
             long = [e for e in same if e.p.numel() >= SHORT] if wanted and dtype == torch.float32 else []
-            kernel = compiled_update(ADAM, device.type, gradient, out) if long else None
+            kernel = compiled_update(FORMULAS[self.kind], device.type, gradient, out) if long else None
             if kernel is not None:
                 h = now.as_tensor(device)
                 for e in long:
                     kernel(e.p, e.m, e.v, e.g, e.out, h)
                 same = [e for e in same if e.p.numel() < SHORT]
             if same:
-                step_all(same, self.kind, now, lr, decay)
+                step_all(same, self.kind, now, lr, decay, self.bias_correction)

@@ -22,7 +22,9 @@ Join = Callable[[Sequence[nn.Parameter], Tensor], None]
 
 
 @dataclass
-class _Work:
+class Work:
+    """One parameter in a step."""
+
     parameter: nn.Parameter
     entry: Entry
     numbers: Numbers
@@ -31,7 +33,7 @@ class _Work:
 
 
 class Lamb(torch.optim.Optimizer):
-    """LAMB (You et al. 2020, arXiv 1904.00962, algorithm 2), with Adam's correction of the moments.
+    """LAMB (You et al. 2020, arXiv 1904.00962, algorithm 2), with Adam's correction of the moments if wanted.
 
     Two passes over memory: the first makes the new moments and the norms of each parameter and of its
     direction `u = m / (sqrt(v) + eps) + weight_decay p`; the second makes `p - lr |p| / |u| u`. The ratio is
@@ -46,6 +48,7 @@ class Lamb(torch.optim.Optimizer):
         eps: added to the square root of the second moment.
         weight_decay: of the weights, as a part of the direction.
         adapt: whether the ratio is used; biases and norms commonly go without (`optim.build` does so).
+        bias_correction: as in `FlatAdam`.
         join: sums over the ranks that hold pieces (`parallel.piece_sum(model)`); needed for pieces and
             DTensors. Every rank then steps at the same time, with parameters in the same order.
         compiled: as in `FlatAdam`.
@@ -62,12 +65,13 @@ class Lamb(torch.optim.Optimizer):
         weight_decay: float = 0.01,
         *,
         adapt: bool = True,
+        bias_correction: bool = True,
         join: Join | None = None,
         compiled: bool | None = None,
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "adapt": adapt}
         super().__init__(params, defaults)
-        self.join = join
+        self.join, self.bias_correction = join, bias_correction
         self.compiled = compiled
         self.copies: dict[nn.Parameter, Tensor] = {}
         """Where to write the new weights of a parameter in another dtype as well, in the second pass."""
@@ -86,6 +90,10 @@ class Lamb(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._update()
+        return loss
+
+    def _update(self) -> None:
         everything = [p for group in self.param_groups for p in group["params"]]
         allocate(self.state, [p for p in everything if p.grad is not None])
         work = [
@@ -94,19 +102,22 @@ class Lamb(torch.optim.Optimizer):
         norms = self._norms(everything, work)
         for one in work:
             weight, direction = norms[one.parameter]
-            ratio = weight / direction if one.adapts and weight > 0 and direction > 0 else 1.0
+            ratio = self._ratio(one, weight, direction)
             self._run(LAMB_WEIGHTS, one.entry, one.numbers._replace(lerp=one.lr * ratio))
             self.state[one.parameter]["step"] += 1
-        return loss
 
-    def _work(self, parameter: nn.Parameter, group: dict[str, Any]) -> _Work:
+    def _ratio(self, one: Work, weight: float, direction: float) -> float:
+        """The trust ratio of a parameter and a direction of these lengths."""
+        return weight / direction if one.adapts and weight > 0 and direction > 0 else 1.0
+
+    def _work(self, parameter: nn.Parameter, group: dict[str, Any]) -> Work:
         entry = entry_of(parameter, self.state[parameter], self.copies.get(parameter))
         settings = {key: group[key] for key in ("betas", "eps", "weight_decay")}
-        now = numbers("adam", entry.step, lr=1.0, **settings)
-        return _Work(parameter, entry, now, float(group["lr"]), bool(group["adapt"]))
+        now = numbers("adam", entry.step, lr=1.0, bias_correction=self.bias_correction, **settings)
+        return Work(parameter, entry, now, float(group["lr"]), bool(group["adapt"]))
 
     def _norms(
-        self, everything: list[nn.Parameter], work: list[_Work]
+        self, everything: list[nn.Parameter], work: list[Work]
     ) -> dict[nn.Parameter, tuple[float, float]]:
         """New moments; lengths of all parameters and of their directions, each as a whole."""
         squares = {p: torch.zeros(2, dtype=torch.float64) for p in everything}

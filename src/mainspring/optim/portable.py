@@ -14,13 +14,20 @@ import torch
 from torch import Tensor
 
 from mainspring.optim.runs import Entry
-from mainspring.optim.update import ADAM, Kind, Numbers, run
+from mainspring.optim.update import FORMULAS, Formula, Kind, Numbers, run
 
 BLOCK = 2**19
 """Elements of a block on a CPU: shorter ones cost calls, longer ones leave the cache."""
 
 
-def step_all(entries: Sequence[Entry], kind: Kind, numbers: Numbers, lr: float, weight_decay: float) -> None:
+def step_all(
+    entries: Sequence[Entry],
+    kind: Kind,
+    numbers: Numbers,
+    lr: float,
+    weight_decay: float,
+    bias_correction: bool = True,
+) -> None:
     """Update entries of one device, dtype, kind and step number.
 
     Args:
@@ -29,15 +36,18 @@ def step_all(entries: Sequence[Entry], kind: Kind, numbers: Numbers, lr: float, 
         numbers: of this step; `update.run` alone needs no more.
         lr: learning rate, and
         weight_decay: as the settings have it, for torch's kernel.
+        bias_correction: whether moments are corrected, for torch's kernel.
     """
     first = entries[0]
-    if kind == "radam" or first.p.device.type not in ("cpu", "cuda") or not first.p.is_floating_point():
+    formula = FORMULAS[kind]
+    fused = kind in ("adam", "adamw") and first.p.device.type in ("cpu", "cuda")
+    if not (fused and first.p.is_floating_point()):
         for block in _blocks(entries):
-            _plain_step(block, numbers)
+            _plain_step(formula, block, numbers)
         return
     if first.g.dtype == first.p.dtype and numbers.scale == 1:
         # Nothing to cast: the kernel has the whole list at once.
-        _fused(entries, [e.g for e in entries], kind, numbers, lr, weight_decay)
+        _fused(entries, [e.g for e in entries], kind, numbers, lr, weight_decay, bias_correction)
         for entry in entries:
             if entry.out is not None:
                 entry.out.copy_(entry.p)
@@ -51,15 +61,15 @@ def step_all(entries: Sequence[Entry], kind: Kind, numbers: Numbers, lr: float, 
             used += entry.p.numel()
         if numbers.scale != 1:
             scratch[:used].mul_(numbers.scale)
-        _fused(batch, gradients, kind, numbers, lr, weight_decay)
+        _fused(batch, gradients, kind, numbers, lr, weight_decay, bias_correction)
         for entry in batch:
             if entry.out is not None:
                 entry.out.copy_(entry.p)
 
 
-def _plain_step(entry: Entry, numbers: Numbers) -> None:
+def _plain_step(formula: Formula, entry: Entry, numbers: Numbers) -> None:
     h = numbers.as_tensor(entry.p.device).to(entry.p.dtype)
-    run(ADAM, entry.p, entry.m, entry.v, entry.g, entry.out, h)
+    run(formula, entry.p, entry.m, entry.v, entry.g, entry.out, h)
 
 
 def _fused(
@@ -69,9 +79,12 @@ def _fused(
     numbers: Numbers,
     lr: float,
     weight_decay: float,
+    bias_correction: bool,
 ) -> None:
     kernel = torch._fused_adam_ if kind == "adam" else torch._fused_adamw_
-    step = torch.tensor(float(entries[0].step), device=entries[0].p.device)
+    # After so many steps that the powers of betas are 0 nothing is left to correct.
+    count = float(entries[0].step) if bias_correction else float("inf")
+    step = torch.tensor(count, device=entries[0].p.device)
     kernel(
         [e.p for e in entries],
         gradients,

@@ -40,6 +40,15 @@ class Expression:
         """Square root."""
         return self._new(f"std::sqrt( {self.name} )")
 
+    def abs(self) -> Expression:
+        """Absolute value."""
+        return self._new(f"std::fabs( {self.name} )")
+
+    def maximum(self, other: Expression) -> Expression:
+        """The larger of two; what is not a number stays so."""
+        a, b = self.name, other.name
+        return self._new(f"( {a} > {b} || {a} != {a} ) ? {a} : {b}")
+
     def _new(self, value: str) -> Expression:
         name = f"x{len(self.lines)}"
         self.lines.append(f"const float {name} = {value} ;")

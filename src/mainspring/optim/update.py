@@ -7,11 +7,17 @@ stands on tensors (`run`), compiled for a GPU, or translated to a loop in C++ (`
 - AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101, algorithm 2), decay of the weight itself;
 - RAdam (Liu et al. 2020, arXiv 1908.03265, algorithm 2), with decay of the weight itself.
 
+Without the correction of the moments (`bias_correction`, as BERT's optimizer and XAdam have it) the powers
+b1^t and b2^t below are 0.
+
 With `rate`, `root` and `eps` of a step, the update is `p (1 - decay) - rate m / (root sqrt(v) + eps)`:
 
     Adam, AdamW          rate = lr / (1 - b1^t)          root = 1 / sqrt(1 - b2^t)   eps = eps
     RAdam, rho_t > 5     rate = lr r_t sqrt(1 - b2^t) / (1 - b1^t)   root = 1        eps = eps
-    RAdam, else          rate = lr / (1 - b1^t)          root = 0                    eps = 1
+    RAdam, else          rate = lr / (1 - b1^t), or 0    root = 0                    eps = 1
+
+Adamax (Kingma & Ba 2015, section 7.1) keeps in v the largest gradient, which fades, in place of the mean
+square: `ADAMAX` has `p (1 - decay) - rate m / v` with Adam's rate.
 
 LAMB (You et al. 2020, arXiv 1904.00962, algorithm 2) goes over memory twice, since the length of a layer's
 step is known only when its direction is: `LAMB_MOMENTS`, then `LAMB_WEIGHTS`.
@@ -27,7 +33,21 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-Kind = Literal["adamw", "adam", "radam"]
+Kind = Literal["adamw", "adam", "radam", "adamax"]
+
+
+class Rectification(NamedTuple):
+    """RAdam's choices."""
+
+    above: float = 5.0
+    """Length rho_t of the average from which a step is rectified: above 5 in the authors' code and in torch,
+    above 4 in the paper."""
+    before: Literal["momentum", "none"] = "momentum"
+    """What steps before that do: go by the momentum (the paper, torch), or not at all (the authors'
+    `degenerated_to_sgd=False`)."""
+
+
+RECTIFICATION = Rectification()
 
 
 class Numbers(NamedTuple):
@@ -63,19 +83,23 @@ def numbers(
     eps: float,
     weight_decay: float,
     scale: float = 1.0,
+    bias_correction: bool = True,
+    rectification: Rectification = RECTIFICATION,
 ) -> Numbers:
     """The numbers of update `step` (1 for the first), worked out in double precision."""
     beta1, beta2 = betas
-    rate, second = lr / (1 - beta1**step), 1 - beta2**step
-    root = 1 / math.sqrt(second)
+    second = 1 - beta2**step
+    rate = lr / (1 - beta1**step) if bias_correction else lr
+    root = 1 / math.sqrt(second) if bias_correction else 1.0
     if kind == "radam":
         limit = 2 / (1 - beta2) - 1
         rho = limit - 2 * step * beta2**step / second
-        if rho > 5:
+        if rho > rectification.above:
             top, bottom = (rho - 4) * (rho - 2) * limit, (limit - 4) * (limit - 2) * rho
-            rate *= math.sqrt(top / bottom) * math.sqrt(second)
+            rate *= math.sqrt(top / bottom) / root
             root = 1.0
         else:
+            rate = rate if rectification.before == "momentum" else 0.0
             root, eps = 0.0, 1.0
     coupled = kind == "adam"
     return Numbers(
@@ -113,6 +137,14 @@ def _adam(p: Any, m: Any, v: Any, g: Any, h: Any) -> Sequence[Any]:
     return p * h.keep - h.rate * first / (second.sqrt() * h.root + h.eps), first, second
 
 
+def _adamax(p: Any, m: Any, v: Any, g: Any, h: Any) -> Sequence[Any]:
+    gradient = g * h.scale + p * h.l2
+    first = m + (gradient - m) * h.lerp
+    # |g| + eps, or the largest until now, faded: as torch has it.
+    largest = (v * h.beta2).maximum(gradient.abs() + h.eps)
+    return p * h.keep - h.rate * first / largest, first, largest
+
+
 def _direction(p: Any, m: Any, v: Any, h: Any) -> Any:
     """LAMB's, with `rate` that of lr = 1, and weight decay in `l2`."""
     return h.rate * m / (v.sqrt() * h.root + h.eps) + p * h.l2
@@ -130,6 +162,8 @@ def _lamb_weights(p: Any, m: Any, v: Any, g: Any, h: Any) -> Sequence[Any]:
 
 ADAM = Formula("adam", _adam, "pmv")
 """Adam, AdamW and RAdam."""
+ADAMAX = Formula("adamax", _adamax, "pmv")
+FORMULAS: dict[Kind, Formula] = {"adamw": ADAM, "adam": ADAM, "radam": ADAM, "adamax": ADAMAX}
 LAMB_MOMENTS = Formula("lamb_moments", _lamb_moments, "mv", sums=2)
 """LAMB's first pass: new moments, and the sums of squares of weights and of directions. `rate` is that of
 lr = 1, `l2` the weight decay."""

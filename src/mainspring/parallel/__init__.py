@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mainspring.parallel.micro_batches import accumulate, elsewhere, has_results, measure
     from mainspring.parallel.pieces import piece_sum
     from mainspring.parallel.plan import Plan
+    from mainspring.parallel.replicated import replicas
     from mainspring.parallel.world import World
     from mainspring.parallel.zero import Shard
 
@@ -48,6 +49,7 @@ _HOMES = {
     "micro_batches": ("accumulate", "elsewhere", "has_results", "measure"),
     "pieces": ("piece_sum",),
     "plan": ("Plan",),
+    "replicated": ("replicas",),
     "world": ("World",),
     "zero": ("Shard",),
 }
@@ -69,6 +71,7 @@ __all__ = [
     "measure",
     "no_sync",
     "piece_sum",
+    "replicas",
     "settle",
     "sharded_state",
     "shards",

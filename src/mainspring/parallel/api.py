@@ -18,6 +18,7 @@ from mainspring.errors import PlanError
 from mainspring.nn.span import cut_of, span_of
 from mainspring.parallel.expert import expert_layers, spread_experts
 from mainspring.parallel.mesh import Axes, copies_of
+from mainspring.parallel.own_norm import clip_own_gradients
 from mainspring.parallel.pipeline import gather_stages, keep_stages, open_pipeline
 from mainspring.parallel.places import place
 from mainspring.parallel.plan import Plan
@@ -98,6 +99,11 @@ def apply(
         raise PlanError(
             f"fp16 needs the loss scaler of flat shards; the plan has zero = {plan.zero}, backend = "
             f'"{plan.backend}": set zero to 1, 2 or 3 (legal on one rank, too), or use precision = "bf16"'
+        )
+    if precision == "fp16" and plan.communication != "exact":
+        raise PlanError(
+            "fp16 agrees on overflows where gradients are joined, and with plan.communication = "
+            f'"{plan.communication}" they are not; use precision = "bf16"'
         )
     if placement is not None or flat:
         strategy = Flat(
@@ -231,9 +237,12 @@ def clip_grad_norm(model: nn.Module, max_norm: float) -> float:
 
     The norm is over all parameters and all ranks: each element is counted once, however many ranks hold it.
     Gradients are left alone where the norm is within bounds, where it is not finite (so that the culprit can
-    be found), and where `max_norm` is 0 or infinite (measure only).
+    be found), and where `max_norm` is 0 or infinite (measure only). Where ranks keep their own gradients
+    (`plan.communication`), the norm is the root mean square of theirs: a bound of the whole's.
     """
     strategy = strategy_of(model)
+    if strategy.local:
+        return clip_own_gradients(strategy, max_norm)
     gradients, counted, parts = _local_gradients(model, strategy.axes)
     device = next((g.device for g in gradients), torch.device("cpu"))
     if parts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -22,9 +23,15 @@ def piece_sum(model: nn.Module) -> Callable[[Sequence[nn.Parameter], Tensor], No
         the rows up, in place, over the ranks among which a parameter is sharded or cut. Every rank calls it,
         with its parameters in the same order.
     """
+    join = piece_join(model)
+    return lambda parameters, rows: join(parameters, rows, "sum")
+
+
+def piece_join(model: nn.Module) -> Callable[[Sequence[nn.Parameter], Tensor, Literal["sum", "max"]], None]:
+    """As `piece_sum`, of sums or maxima."""
     strategy = strategy_of(model)
 
-    def join(parameters: Sequence[nn.Parameter], rows: Tensor) -> None:
+    def join(parameters: Sequence[nn.Parameter], rows: Tensor, op: Literal["sum", "max"]) -> None:
         axes = strategy.axes
         if axes is None:
             return
@@ -39,7 +46,7 @@ def piece_sum(model: nn.Module) -> Callable[[Sequence[nn.Parameter], Tensor], No
             group = axes.group(axis)
             if group is not None:
                 part = rows[numbers]
-                comm.all_reduce(part, name="lengths", group=group, counter=strategy.counter)
+                comm.all_reduce(part, name="lengths", op=op, group=group, counter=strategy.counter)
                 rows[numbers] = part
 
     return join

@@ -45,6 +45,10 @@ class Plan(Section):
     """ZeRO stage: what the data ranks shard between them instead of replicating."""
     backend: Literal["flat", "fsdp2"] = "flat"
     """What carries out ZeRO 1 to 3: our flat shards, or PyTorch's `fully_shard`."""
+    communication: Literal["exact", "compressed", "adasum"] = "exact"
+    """How data ranks join what they computed: gradients as they are; with "compressed" by an optimizer that
+    sends signs (`optim.kind` one of "onebit_adam", "onebit_lamb", "zero_one_adam"); with "adasum" each
+    rank's own step, by Adasum (arXiv 2006.02924)."""
     offload: Literal["none", "host", "disk"] = "none"
     """Where what is sharded is kept between uses: beside the computation; on the host, which also makes the
     update (masters, optimizer states, gradients); or in files of `offload_folder` (masters and optimizer
@@ -131,6 +135,42 @@ class Plan(Section):
         if (self.offload == "disk") != (self.offload_folder is not None):
             raise ValueError(
                 'offload = "disk" and offload_folder go together: name a folder on a fast local disk'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _communication_can_be_had(self) -> Self:
+        how = self.communication
+        if how == "exact":
+            return self
+        said = f'communication = "{how}"'
+        if self.zero > (how == "compressed"):
+            shards = "keeps a part of it" if self.zero > 1 else "steps a part of the weights"
+            raise ValueError(
+                f"{said} needs each rank's own gradient, whole, and zero = {self.zero} {shards}; "
+                f"set zero = {'0 or 1' if how == 'compressed' else '0'}"
+            )
+        if self.backend != "flat":
+            raise ValueError(f'{said}: fully_shard always joins gradients; set backend = "flat"')
+        if self.offload != "none":
+            raise ValueError(
+                f"{said} needs all momenta beside the computation, and offload = "
+                f'"{self.offload}" keeps them elsewhere; set offload = "none"'
+            )
+        if self.expert > 1:
+            raise ValueError(
+                f"{said}: experts are joined over other ranks than the rest ({self.data // self.expert} and "
+                f"{self.data}), and one message serves all parameters; set expert = 1"
+            )
+        if self.pipeline > 1:
+            raise ValueError(
+                f"{said}: the first and the last stage exchange gradients of what they share after these are "
+                "joined, and here they are not; set pipeline = 1"
+            )
+        if how == "adasum" and (self.tensor > 1 or self.sequence > 1):
+            raise ValueError(
+                f"{said} compares whole gradients of whole rows; with tensor = {self.tensor}, "
+                f"sequence = {self.sequence} a rank has a part of a layer or of a row; set both to 1"
             )
         return self
 

@@ -89,6 +89,8 @@ class GradientReducer:
         bucket_bytes: int = BUCKET_BYTES,
     ) -> None:
         self.sync = True
+        self.local = False
+        """Whether gradients stay this rank's own also in a step's last backward."""
         self._group, self._reduce, self._counter = group, reduce, counter
         self._share = 1 / dist.get_world_size(group)
         self._buckets = _fill_buckets([_Slot(n, p) for n, p in named.items()], bucket_bytes)
@@ -130,7 +132,7 @@ class GradientReducer:
 
     def _begin(self) -> None:
         """Have `_finish` called at the end of the backward under way."""
-        if self.sync and not self._running:
+        if self.sync and not self.local and not self._running:
             self._running = True
             torch.autograd.Variable._execution_engine.queue_callback(self._finish)
 
@@ -153,7 +155,7 @@ class GradientReducer:
             slot.view.copy_(gradient.detach())
             slot.parameter.grad = slot.view
         slot.reduced = False
-        if not self.sync:
+        if not self.sync or self.local:
             return
         self._begin()
         assert not slot.arrived, f"the gradient of {slot.name} arrived twice in one backward"

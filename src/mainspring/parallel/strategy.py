@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from mainspring.comm import Counter
-from mainspring.nn.span import cut_of, mark_cut
+from mainspring.nn.span import Cut, cut_of, mark_cut
 from mainspring.parallel.broadcast import broadcast_tensors
 from mainspring.parallel.mesh import Axes, copies_of
 from mainspring.parallel.plan import Plan
@@ -35,6 +35,12 @@ class Strategy:
         self.model, self.plan, self.group, self.counter = model, plan, group, counter
         self.axes: Axes | None = None
         """Where this rank stands in the plan's mesh; None of a model without a plan."""
+        self.reduce: Literal["mean", "sum"] = "mean"
+        """How gradients of ranks are joined."""
+        self.reduces: Callable[[], bool] | None = None
+        """Says whether the step that begins joins gradients; None where every one does."""
+        self.local = False
+        """Whether this step's gradients stay each rank's own."""
         self.pipeline: Pipeline | None = None
         """Its part in a pipeline; None where it has the whole model."""
 
@@ -73,6 +79,14 @@ class Strategy:
     def agree(self, stages: dist.ProcessGroup) -> None:
         """All stages of a pipeline have gone backward: agree on what each found in its own gradients."""
 
+    def own_gradients(self) -> list[tuple[Cut | None, Tensor]]:
+        """This rank's gradients where they are `local`, each with the box of its parameter that it is of."""
+        return [(cut_of(p), p.grad) for p in self.model.parameters() if p.grad is not None]
+
+    def begin(self) -> None:
+        """A step begins: ask whether its gradients are joined."""
+        self.local = self.group is not None and self.reduces is not None and not self.reduces()
+
     def settle(self) -> None:
         """Drop gathered copies of parameters, so that a change of the shards is seen by the next forward."""
 
@@ -90,7 +104,7 @@ class Replicated(Strategy):
         expert_group: dist.ProcessGroup | None = None,
     ) -> None:
         super().__init__(model, plan, group, counter)
-        self._reduce = reduce
+        self.reduce = reduce
         self._groups = {"replicas": group, "expert_replicas": expert_group}
         self._reducers: list[GradientReducer] | None = None
         self._factors: list[Any] = []
@@ -131,9 +145,9 @@ class Replicated(Strategy):
         for copies, group in self._groups.items():
             some = {name: p for name, p in named.items() if copies_of(p) == copies}
             if some and group is not None:
-                self._reducers.append(GradientReducer(some, group, self._reduce, self.counter))
+                self._reducers.append(GradientReducer(some, group, self.reduce, self.counter))
         # A rank's experts have seen the rows of all ranks that have the others: of a mean, its share.
-        factor = 1 / self.plan.expert if self._reduce == "mean" else 1.0
+        factor = 1 / self.plan.expert if self.reduce == "mean" else 1.0
         spread: list[Any] = [p for p in named.values() if copies_of(p) == "expert_replicas"]
         self._factors = [p.register_hook(lambda g: g * factor) for p in spread if factor != 1.0]
 
@@ -148,6 +162,9 @@ class Replicated(Strategy):
         else:
             for reducer in self._reducers:
                 reducer.reset()
+        self.begin()
+        for reducer in self._reducers or ():
+            reducer.local = self.local
 
 
 def strategy_of(model: nn.Module) -> Strategy:

@@ -54,6 +54,8 @@ class Candidate:
     accumulation: int = 1
     """Micro-batches of a step."""
     backend: Backend = "flat"
+    communication: Literal["exact", "compressed", "adasum"] = "exact"
+    """How data ranks join what they computed; with "compressed" costs are those after the warm-up."""
 
     @property
     def world(self) -> int:
@@ -90,6 +92,7 @@ class Candidate:
             micro_rows=micro_rows,
             accumulation=accumulation,
             backend=plan.backend,
+            communication=plan.communication,
         )
 
     def missing(self) -> list[str]:
@@ -105,6 +108,7 @@ class Candidate:
             "zero": self.zero,
             "remat": self.remat,
             "backend": self.backend,
+            "communication": self.communication,
             "offload": self.offload,
             "offload_ratio": self.ratio,
             "offload_folder": FOLDER if self.offload == "disk" else None,
@@ -132,6 +136,8 @@ class Candidate:
         if self.sequence > 1 and self.attention != "heads":
             shown.append(f"plan.sequence_attention={self.attention}")
         shown.append(f"plan.zero={self.zero}")
+        if self.communication != "exact":
+            shown.append(f"plan.communication={self.communication}")
         if self.kept != "all":
             shown.append("plan.remat=true" if self.kept == "input" else "(selective recomputation)")
         if self.offload != "none":

@@ -114,6 +114,8 @@ def _alternatives(plan: Plan) -> list[Plan]:
             changes |= {"offload_ratio": 1.0, "offload_delay": None}
         if plan.data == 1 and tier == "none" and stage != plan.zero:
             continue  # nothing to shard over
+        if plan.communication != "exact" and (tier != "none" or stage > plan.zero):
+            continue  # ranks need their own gradients, whole and here
         if (spread := plan.replace(**changes)) != plan:
             found.append(spread)
     return found

@@ -11,6 +11,9 @@ bytes of a number in the computation (2 in 16 bits, else 4). Masters and the two
                   and two units of gradients under way
     fsdp2         masters, gradients and moments of 4 Psi / N in whole rows, parameters gathered in c, and the
                   buffers of its collectives
+    compressed    besides, what a rank owes as a worker 4 Psi and for its chunk 4 Psi / N, and at zero 1 the
+                  momenta of all, 4 Psi
+    adasum        besides, this rank's step and the weights before it, 8 Psi
 
 The stages are those of Rajbhandari et al. 2020 (arXiv 1910.02054), section 5. Offloading takes masters and
 moments to the host or the disk (Ren et al. 2021, arXiv 2101.06840, and Rajbhandari et al. 2021,
@@ -72,6 +75,11 @@ def state_bytes(
         states.device["buffers"] = 2 * matrices // (tensor * candidate.pipeline)
     else:
         _sharded(states, mine, candidate, 2 if numerics == "bf16" else FP32, whole, learns)
+    if candidate.communication == "compressed":
+        states.device["optimizer"] += FP32 * learns + FP32 * -(-learns // candidate.replicas)
+        states.device["optimizer"] += FP32 * learns if candidate.zero else 0
+    elif candidate.communication == "adasum":
+        states.device["buffers"] += 2 * FP32 * learns
     # What another stage keeps is here while it is used, with its gradient.
     states.device["buffers"] += 2 * FP32 * mine.borrowed.elements(tensor=tensor)
     states.device["buffers"] += inventory.buffers

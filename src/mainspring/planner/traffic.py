@@ -13,7 +13,8 @@ tokens, h width, c bytes of a number; v chunks of a stage; psi parameters of the
     expert      4 exchanges (6) of k b s h c a layer with experts and micro-batch, (e - 1)/e of it leaving
     replicas    ZeRO 0: an all-reduce of 4 psi; 1, 2: psi scattered, psi gathered; 3: psi gathered twice, but
                 the root once; scattered in each micro-batch from stage 2, gathered in each at 3. Experts over
-                N / e
+                N / e. Compressed (after its warm-up): two exchanges of psi / 8 bytes in place of gradients;
+                Adasum an exchange and a gather of 4 psi
 
 Shoeybi et al. 2019 (arXiv 1909.08053); Korthikanti et al. 2022 (arXiv 2205.05198); Jacobs et al. 2023
 (arXiv 2309.14509); Liu et al. 2023 (arXiv 2310.01889); Narayanan et al. 2021 (arXiv 2104.04473);
@@ -136,6 +137,17 @@ class Traffic:
             psi = float(sum(units))
             if not psi or ranks == 1:
                 continue
+            if c.communication == "compressed":
+                for op in ("all_to_all", "all_gather"):
+                    self._send(op, learns / 8, ranks, stride)
+                if c.zero:
+                    count = sum(size > 0 for size in units)
+                    self._send("all_gather", self._c * psi / count, ranks, stride, count, waits=False)
+                continue
+            if c.communication == "adasum":
+                self._send("all_to_all", FP32 * learns, ranks, stride)
+                self._send("all_gather", FP32 * learns, ranks, stride)
+                continue
             if c.zero == 0:
                 self._send("all_reduce", FP32 * learns, ranks, stride, waits=False)
                 continue
@@ -182,7 +194,7 @@ def exposed(
         backward: seconds of backward passes in a step.
     """
     measured = device.states.get(f"{'fp32' if numerics == 'fp32' else 'bf16'} {candidate.zero}")
-    if measured is None or candidate.backend != "flat":
+    if measured is None or candidate.backend != "flat" or candidate.communication != "exact":
         return traffic.waits + max(0.0, traffic.beside - device.overlap * backward)
     psi = stage.elements(candidate.tensor, candidate.expert)
     calls = len(stage.units) * (4 / 3 if candidate.remat else 1)  # recomputation goes forward once more

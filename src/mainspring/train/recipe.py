@@ -13,8 +13,10 @@ from mainspring.config import Section
 from mainspring.data.config import DataConfig
 from mainspring.data.dataset import TokenData
 from mainspring.data.pair_corpora import PairCorpora
+from mainspring.errors import PlanError
 from mainspring.models import ModelConfig
 from mainspring.objectives.config import CausalConfig, ObjectiveConfig
+from mainspring.optim.build import check_communication
 from mainspring.optim.config import OptimConfig
 from mainspring.parallel.plan import Plan
 from mainspring.parallel.precision import Precision
@@ -90,6 +92,16 @@ class Recipe(Section):
             raise ValueError(
                 'train.keep_memory keeps what plan.offload = "disk" gives back to the system, to stay in its '
                 "limit; set one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _optimizer_and_plan_go_together(self) -> Self:
+        check_communication(self.optim, self.plan.communication)
+        if self.optim.kind == "zero_one_adam" and self.plan.zero:
+            raise PlanError(
+                f'optim.kind = "zero_one_adam" lets ranks step apart, each with all weights, and plan.zero = '
+                f"{self.plan.zero} has each rank update its shard of one model: set plan.zero = 0"
             )
         return self
 

@@ -117,7 +117,9 @@ def prepare(
         tried(try_disk(recipe.plan, recipe.train.precision, world, estimate))
     weights = None if resumes else _weights(recipe, data)
     model, drawn = _model(recipe, config, objective, world, weights)
-    optimizer = optim.build(model, recipe.optim, join=parallel.piece_sum(model))
+    optimizer = optim.build(
+        model, recipe.optim, join=parallel.piece_sum(model), replicas=parallel.replicas(model)
+    )
     return Setup(recipe, data, config, objective, batch, model, optimizer, machine, estimate, drawn)
 
 

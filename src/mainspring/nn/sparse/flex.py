@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from mainspring.data.batch import TokenBatch, lengthened
 from mainspring.nn.masks import flex_rule
 from mainspring.nn.sparse.tiles import tile_status
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 TILE = 128
 
@@ -24,6 +26,8 @@ TILE = 128
 @cache
 def compiled_flex() -> Callable[..., Any]:
     """FlexAttention's kernel; torch compiles it for each new kind of mask and shape."""
+    from torch.nn.attention.flex_attention import flex_attention  # loads a compiler
+
     return torch.compile(flex_attention, dynamic=False)
 
 
@@ -39,6 +43,8 @@ def sparse_block_mask(batch: TokenBatch, layout: Tensor, block: int, *, tile: in
     Returns:
         For B rows, H heads (or any number where all have one layout), T queries and keys.
     """
+    from torch.nn.attention.flex_attention import BlockMask  # loads a compiler
+
     length = batch.ids.shape[1]
     longer = lengthened(batch, -length % tile)
     layout = layout.to(batch.ids.device)

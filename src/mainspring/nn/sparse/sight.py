@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor
-from torch.nn.attention.flex_attention import BlockMask
 
 from mainspring.data.batch import TokenBatch
 from mainspring.nn.masks import Facts, allow
 from mainspring.nn.sparse.flex import compiled_flex, sparse_block_mask
 from mainspring.nn.sparse.gathered import gathered_attention
 from mainspring.nn.sparse.tiles import Tiles, plan_tiles
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from mainspring.comm import Counter
 from mainspring.nn.part import Carried
-from mainspring.nn.span import mark, mark_cut
+from mainspring.nn.span import Cut, mark, mark_cut
 from mainspring.optim.pages import trim, zeros
 from mainspring.parallel.broadcast import broadcast_tensors
 from mainspring.parallel.mesh import copies_of
@@ -90,6 +90,7 @@ class Flat(Strategy):
         self.units = find_units(model, lambda p: sharers[copies_of(p)], precision)
         self._lower = COMPUTE[precision] if precision != "fp32" else None
         self._stage = max(plan.zero, 1)
+        self.reduce = reduce
         self._sync = True
         self._in_backward = False
         self._task = -1
@@ -122,6 +123,19 @@ class Flat(Strategy):
     def shards(self) -> list[Shard]:
         """This rank's shards, in the order of units."""
         return [row.shard for row in self.rows]
+
+    @property
+    def trainable(self) -> list[Row]:
+        """Rows that bring gradients, in the order of their reduction."""
+        return [row for _, row in self._reducer.rows]
+
+    def own_gradient(self, row: Row) -> Tensor | None:
+        """This rank's gradient of a whole row [padded] where it is `local`; None where there is none."""
+        return self._reducer.own_sum(row)
+
+    def own_gradients(self) -> list[tuple[Cut | None, Tensor]]:
+        sums = [(row, self._reducer.own_sum(row)) for row in self.trainable]
+        return [(slot.cut, row.view(s, slot)) for row, s in sums if s is not None for slot in row.slots]
 
     def no_sync(self) -> AbstractContextManager[None]:
         return nullcontext() if self._stage == 3 else self._quiet()
@@ -161,6 +175,8 @@ class Flat(Strategy):
     def after_step(self, shards: list[Shard], optimizer: torch.optim.Optimizer) -> None:
         """It has: what is gathered is stale."""
         self.placement.after_step(shards, optimizer)
+        if self.local:
+            self._reducer.abandon()  # they have been used
         for unit in self.units:
             if unit.ready:
                 self._close(unit)
@@ -417,7 +433,10 @@ class Flat(Strategy):
         torch.autograd.Variable._execution_engine.queue_callback(self._finish)
         if self.scaler is not None:
             self.scaler.begin()
-        self._reducer.begin(send=self._sync or self._stage > 1)
+        self.begin()
+        if self.local:
+            self._reducer.forget_stepped()
+        self._reducer.begin(send=(self._sync or self._stage > 1) and not self.local)
         root, *blocks = self.units
         if self._stage == 3:
             missing = [] if root.ready else [root]
@@ -432,5 +451,5 @@ class Flat(Strategy):
         if self._sync or self._stage == 3:
             for unit in self.units:
                 self._close(unit)
-        self._reducer.finish()
+        self._reducer.finish(show=self.local)
         self._in_backward = False

@@ -87,13 +87,18 @@ class Reducer:
         if row.pending == 0 and self._send:
             self._start_complete()
 
-    def finish(self) -> None:
-        """The backward is over: send what is left, agree who used what, show the pieces their gradients."""
+    def finish(self, *, show: bool = False) -> None:
+        """The backward is over: send what is left, agree who used what, show the pieces their gradients.
+
+        With `show` pieces show this rank's own where nothing is sent.
+        """
         if not self._send:
             for _, row in self.rows:
-                for slot in row.slots:
+                for slot, place in zip(row.slots, row.shard.places, strict=True):
                     slot.summed |= slot.arrived
                     slot.arrived = False
+                    if show and slot.summed and row.sum is not None:
+                        slot.piece.grad = row.own(row.sum)[place]
             return
         while self._next < len(self.rows):
             self._start(*self.rows[self._next])
@@ -110,6 +115,25 @@ class Reducer:
                 slot.arrived = slot.summed = False
         self._sums.clear()
         self._spare.clear()
+
+    def own_sum(self, row: Row) -> Tensor | None:
+        """This rank's gradients of a row [padded] since they were last sent or used; None without any."""
+        if row.sum is None:
+            return None
+        for slot in row.slots:
+            if not slot.summed:
+                row.view(row.sum, slot).zero_()
+        row.sum[row.layout.numel :].zero_()
+        return row.sum
+
+    def forget_stepped(self) -> None:
+        """Drop gradients that were shown and have been taken off the pieces since: a step was left out."""
+        for _, row in self.rows:
+            shown = [slot for slot in row.slots if slot.summed]
+            if shown and all(slot.piece.grad is None for slot in shown):
+                row.sum = None
+                for slot in shown:
+                    slot.summed = False
 
     def abandon(self) -> None:
         """Forget a backward that an error ended."""

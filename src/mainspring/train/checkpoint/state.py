@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from mainspring import parallel
 from mainspring.errors import CheckpointError, few
 from mainspring.nn.span import Span, cut_of, logical_shape, mark, mark_cut, span_of
+from mainspring.optim.replicas import Settles
 from mainspring.train.checkpoint.boxes import Box, Held, Leaf, held_piece
 from mainspring.train.checkpoint.manifest import DTYPES, Entry, Manifest
 from mainspring.train.checkpoint.tiers import tiers
@@ -23,20 +24,24 @@ MODEL = "model."
 OPTIMIZER = "optimizer."
 
 
-COUNTERS = frozenset({"step", "mu_product", "mu", "eta"})
+COUNTERS = frozenset({"step", "mu_product", "mu", "eta", "frozen", "coefficient", "factor", "scaling"})
 """States of an optimizer that are one number for a parameter, whatever its shape."""
 
 
 def run_state(model: nn.Module, optimizer: Optimizer | None, *, empty: bool = False) -> dict[str, Leaf]:
     """All that a checkpoint stores: `model_state`, and `optimizer_state` if there is an optimizer.
 
-    What an offloading tier keeps is not read before it is written.
+    What an offloading tier keeps is not read before it is written. Every rank calls it: an optimizer whose
+    ranks owe one another something settles that first (`optim.replicas.Settles`).
 
     Args:
         model: spread or not.
         optimizer: its states are stored too.
         empty: as `optimizer_state` has it.
     """
+    known: object = optimizer
+    if isinstance(known, Settles) and not empty:
+        known.settle()  # what only some ranks have is brought to all
     away = tiers(model, optimizer)
     if away:
         parallel.settle(model)  # an update that is under way ends, so that all states have their names

@@ -120,7 +120,9 @@ class GraphTrainer:
         rows = open_rows(recipe.data, graph.module.inputs, recipe.train.seed)
         model = graph.module.to(self.world.device)
         parallel.apply(model, recipe.plan, precision=recipe.train.precision, reduce="sum")
-        optimizer = optim.build(model, recipe.optim, join=parallel.piece_sum(model))
+        optimizer = optim.build(
+            model, recipe.optim, join=parallel.piece_sum(model), replicas=parallel.replicas(model)
+        )
         step = GraphStep(
             model, recipe.loss, output_of(recipe.loss, model.outputs), recipe.optim.clip, self.world.device
         )

@@ -1,0 +1,1 @@
+"""What `benchmarks.communication` starts on each rank."""
