@@ -87,6 +87,11 @@ def _recordings(model: nn.Module, causal: bool) -> dict[str, _Recording]:
     config = transformer.config
     if transformer.peers.size > 1:
         raise UsageError("the model is cut over ranks; export a whole one (parallel.full_state)")
+    if config.experts is not None:
+        raise UsageError(
+            "a model with experts is not written as ONNX: how many tokens each gets depends on them, and a "
+            "graph has fixed shapes; distil it into one without (mainspring distill)"
+        )
     if model is not transformer:
         return {"model.onnx": _encoder(TaskGraph(model), config, ["logits"])}
     if config.sparse is not None and (causal or config.is_encoder_decoder):
