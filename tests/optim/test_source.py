@@ -45,9 +45,9 @@ def test_equals_the_formula(formula, gradient, out):
         sums = update(p, m, v, g, copy, h)
         expected = run(formula, *want, g, None, h.double())
         for mine, theirs in zip((p, m, v), want, strict=True):
-            # Adamax divides by no root: where v is small it goes far.
-            atol = 2e-6 if formula is ADAMAX else 2e-7
-            torch.testing.assert_close(mine.double(), theirs, rtol=2e-6, atol=atol)
+            # Adamax divides by no root: where v is small it goes far, and p is a small difference.
+            rtol, atol = (1e-5, 2e-6) if formula is ADAMAX else (2e-6, 2e-7)
+            torch.testing.assert_close(mine.double(), theirs, rtol=rtol, atol=atol)
         if copy is not None:
             assert torch.equal(copy, p.to(out))
             assert not around[: offset + 1].any() and not around[offset + 1 + n :].any()

@@ -27,7 +27,6 @@ SIGNS: dict[str, Any] = {
 WAYS: dict[str, dict[str, Any]] = {
     "onebit-adam": SIGNS | {"optim__kind": "onebit_adam"},
     "onebit-adam-shards": SIGNS | {"optim__kind": "onebit_adam", "plan__zero": 1, "train__precision": "bf16"},
-    "onebit-lamb": SIGNS | {"optim__kind": "onebit_lamb"},
     "zero-one": SIGNS | {"optim__kind": "zero_one_adam"},
     "adasum": {"plan__communication": "adasum", "optim__schedule": {"kind": "constant"}},
 }
