@@ -36,10 +36,8 @@ Job = tuple[str, str, dict[str, Any], bool]
 """Name of a run, the run of one process that it equals, changes, and whether attention is sparse."""
 JOBS: list[Job] = [
     ("drop, replicas", "drop", DROP | plan(data=4), False),
-    ("drop, zero 1", "drop", DROP | plan(data=4, zero=1), False),
     ("drop, zero 3, remat", "drop", DROP | plan(data=4, zero=3, remat=True), False),
     ("drop, stages", "drop", DROP | plan(data=2, pipeline=2, zero=2), False),
-    ("drop, four stages", "drop", DROP | plan(pipeline=4), False),
     ("apart, zero 2, sparse", "apart", APART | plan(data=2, tensor=2, zero=2), True),
     (
         "apart, zero bubble, sparse",
