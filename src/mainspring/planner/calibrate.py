@@ -134,10 +134,9 @@ def measure(ranks: int, threads: int) -> Device:
                 "machine computes and try again, or plan for a device by name (--device)"
             ) from error
         finally:
-            for child in children:
-                if child.poll() is None:
-                    child.kill()
-                    child.wait()
+            for child in children:  # those that have ended do not mind
+                child.kill()
+                child.communicate()
         if any(child.returncode for child in children):
             last = next(t for t, c in zip(told, children, strict=True) if c.returncode).strip().splitlines()
             raise PlanError(f"a rank of the calibration failed: {last[-1] if last else 'without a word'}")
