@@ -24,6 +24,7 @@ from benchmarks.harness import Bar, finish, interleave, median, options, resume
 
 ROUNDS, THREADS, LENGTHS = 5, 2, (2048, 4096, 8192)
 HEADS, QUICK_HEADS = 8, 2
+LAYERS, QUICK_LAYERS = 4, 2
 LIMIT, QUICK_LIMIT = 4096, 1536
 """MiB that a child may take beside its program and model."""
 FASTER, LONGER = 5.0, 10.0
@@ -49,10 +50,10 @@ def timed(length: int, heads: int) -> list[dict[str, Any]]:
     return [row]
 
 
-def longest(side: str, first: int, mebibytes: int, enough: int | None) -> list[dict[str, Any]]:
+def longest(side: str, first: int, mebibytes: int, layers: int, enough: int | None) -> list[dict[str, Any]]:
     """The longest row that trains; where `enough` is given, no longer one is looked for."""
     length, best = first, None
-    while (found := fits(side, length, mebibytes, THREADS)) is None:
+    while (found := fits(side, length, mebibytes, THREADS, layers)) is None:
         length = _blocks(length / STEP)
     while found is not None:
         best = {
@@ -64,7 +65,7 @@ def longest(side: str, first: int, mebibytes: int, enough: int | None) -> list[d
         longer = _blocks(length * STEP)
         if enough is not None and length >= enough:
             break
-        found = fits(side, longer, mebibytes, THREADS)
+        found = fits(side, longer, mebibytes, THREADS, layers)
         length = longer
     assert best is not None
     return [best]
@@ -79,7 +80,7 @@ def main() -> int:
     arguments = options(__doc__ or "", parts=True)
     torch.set_num_threads(THREADS)
     quick = arguments.quick
-    heads, limit = (QUICK_HEADS, QUICK_LIMIT) if quick else (HEADS, LIMIT)
+    heads, layers, limit = (QUICK_HEADS, QUICK_LAYERS, QUICK_LIMIT) if quick else (HEADS, LAYERS, LIMIT)
     rows: list[dict[str, Any]] = []
     for length in LENGTHS:
         rows += resume(arguments.parts, f"{length} tokens, {heads} heads", partial(timed, length, heads))
@@ -87,10 +88,10 @@ def main() -> int:
     dense, sparse = SIDES
     begin = _blocks((limit * 2**20 / (16 * 4 * SHAPE["n_heads"] / 4)) ** 0.5)
     key = f"longest {{}} in {limit} MiB{', quick' if quick else ''}"
-    rows += resume(arguments.parts, key.format(dense), partial(longest, dense, begin, limit, None))
+    rows += resume(arguments.parts, key.format(dense), partial(longest, dense, begin, limit, layers, None))
     most = _blocks(LONGER * rows[-1]["longest_tokens"] + 32)
     enough = most if quick else None
-    rows += resume(arguments.parts, key.format(sparse), partial(longest, sparse, most, limit, enough))
+    rows += resume(arguments.parts, key.format(sparse), partial(longest, sparse, most, limit, layers, enough))
     ratio = rows[-1]["longest_tokens"] / rows[-2]["longest_tokens"]
     bars.append(Bar(f"longest row, sparse / dense, {limit} MiB", ratio, LONGER))
     return finish(
@@ -104,7 +105,7 @@ def main() -> int:
             "of all pairs, which computes what ours does. Computed: scores that ours computes, as a share of "
             "all pairs. Peaks: resident memory over that before.",
             "Layout: blocks of 64; a token sees its block, the three before it and the first 128 tokens.",
-            f"Longest: {SHAPE['n_layers']} layers of width {SHAPE['d_model']}, {SHAPE['n_heads']} heads, "
+            f"Longest: {layers} layers of width {SHAPE['d_model']}, {SHAPE['n_heads']} heads, "
             "rotary positions, no head, one row, layers computed again in backward. Dense keeps the scores "
             "of a layer (PyTorch's plain kernel); its fused one keeps none.",
         ],

@@ -10,14 +10,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-SHAPE = {"d_model": 256, "n_heads": 8, "n_layers": 4, "d_ff": 1024, "vocab_size": 64, "head": "none"}
+SHAPE = {"d_model": 256, "n_heads": 8, "d_ff": 1024, "vocab_size": 64, "head": "none"}
 SIDES = ("dense", "sparse")
 """Attention that keeps all scores of a layer, as PyTorch's plain kernel does; ours under the layout."""
 
 
-def fits(side: str, length: int, mebibytes: int, threads: int) -> dict[str, Any] | None:
+def fits(side: str, length: int, mebibytes: int, threads: int, layers: int) -> dict[str, Any] | None:
     """Seconds of a forward with its backward; None where memory does not suffice."""
-    arguments = [side, str(length), str(mebibytes), str(threads)]
+    arguments = [side, str(length), str(mebibytes), str(threads), str(layers)]
     command = [sys.executable, "-m", "benchmarks.attending.longest", *arguments]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     if ran.returncode not in (0, 3):
@@ -27,7 +27,7 @@ def fits(side: str, length: int, mebibytes: int, threads: int) -> dict[str, Any]
     return found
 
 
-def main(side: str, length: int, mebibytes: int, threads: int) -> int:
+def main(side: str, length: int, mebibytes: int, threads: int, layers: int) -> int:
     """Exit status 3 where memory does not suffice."""
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -38,7 +38,9 @@ def main(side: str, length: int, mebibytes: int, threads: int) -> int:
 
     torch.set_num_threads(threads)
     sparse = LAYOUT if side == "sparse" else None
-    config = TransformerConfig(**SHAPE, positions=(Rotary(),), max_positions=length, sparse=sparse)
+    config = TransformerConfig(
+        **SHAPE, n_layers=layers, positions=(Rotary(),), max_positions=length, sparse=sparse
+    )
     model = initialize(Transformer(config), 0)
     model.remat = True
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
