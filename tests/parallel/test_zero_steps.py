@@ -47,8 +47,11 @@ def test_an_engine_may_go_while_an_optimizer_steps() -> None:
         watch_steps(cast("Flat", stays))
         mine.grad = torch.ones(2)
         torch.optim.SGD([mine], lr=0.1).step()
-        assert told == ["before", "before", "after"]
+        assert told.count("before") == 2 and "after" in told and not lives
+        told.clear()
+        torch.optim.SGD([mine], lr=0.1).step()
+        assert told == ["before", "after"]
         torch.optim.SGD([other], lr=0.1).step()
-        assert len(told) == 3
+        assert len(told) == 2
     finally:
         handle.remove()
