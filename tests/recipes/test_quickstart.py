@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from mainspring.errors import UsageError
+from mainspring.planner.processor import multiplies_bf16
 from mainspring.recipes import quickstart
 from mainspring.recipes.quickstart import Corpus, Summary, news
 from mainspring.recipes.quickstart.corpus import Declarations, pieces
@@ -54,6 +56,15 @@ def test_the_six_steps(first: tuple[Path, Summary, list[news.News]]) -> None:
     samples = json.loads((out / "samples.json").read_text())
     assert [s["prompt"] for s in samples] == list(quickstart.PROMPTS)
     assert all(s["tokens"] > 0 for s in samples)
+
+
+@pytest.mark.distributed
+def test_the_precision_is_one_that_the_processor_multiplies(
+    first: tuple[Path, Summary, list[news.News]],
+) -> None:
+    out, _, _ = first
+    recipe = tomllib.loads((out / "recipe.toml").read_text(encoding="utf-8"))
+    assert recipe["train"]["precision"] == ("bf16" if multiplies_bf16() else "fp32")
 
 
 @pytest.mark.distributed

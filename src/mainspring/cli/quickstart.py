@@ -52,7 +52,8 @@ def quickstart(
     """Build a corpus, plan, train on two processes, evaluate, save, reload, complete prompts, report.
 
     The corpus is the documentation of the installed Python modules and the Universal Declaration of Human
-    Rights in 388 languages. The same command again goes on where it stopped.
+    Rights in 388 languages. Training is in bf16 where the processor multiplies that, else in fp32. The same
+    command again goes on where it stopped.
     """
     from mainspring.recipes.quickstart import Corpus, run
     from mainspring.train.run import Run

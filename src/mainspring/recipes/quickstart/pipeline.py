@@ -19,6 +19,7 @@ from mainspring.evaluate.probe import Agreement, verify
 from mainspring.infer.engine import Engine
 from mainspring.infer.options import GenerateOptions
 from mainspring.models import resolve
+from mainspring.planner.processor import multiplies_bf16
 from mainspring.recipes.catalogue import load
 from mainspring.recipes.differences import differences
 from mainspring.recipes.forecast import forecast
@@ -118,7 +119,9 @@ class _Quickstart:
     ) -> Summary:
         summary, work = self.summary, self.summary.run
         length = [f"train.steps={steps}"] if steps else []
-        asked = load("quickstart", [*overrides, f"data.path={json.dumps(str(self.data_dir))}", *length])
+        own = [*overrides, f"data.path={json.dumps(str(self.data_dir))}", *length]
+        # Emulated bf16 takes ten times as long as fp32.
+        asked = load("quickstart", own if multiplies_bf16() else ["train.precision=fp32", *own])
         known = self._known(asked, any_length=steps is None)
         with self._stage("corpus"):
             data = self._corpus(corpus)
