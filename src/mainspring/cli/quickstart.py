@@ -38,7 +38,7 @@ def quickstart(
         typer.Option(
             help="Take fewer steps where at the pace of a pilot run they would take longer than this."
         ),
-    ] = 4.0,
+    ] = 3.5,
     corpus_mb: Annotated[
         float, typer.Option("--corpus-mb", help="Megabytes of documentation to learn from.")
     ] = 16.0,

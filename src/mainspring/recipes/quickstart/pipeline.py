@@ -40,7 +40,7 @@ PROMPTS = (
     "All human beings are born free and equal in dignity and",
 )
 """What the trained model continues."""
-MINUTES = 4.0
+MINUTES = 3.5
 """Time that training may take, at the pace of a pilot run."""
 LEAST_STEPS = 20
 PILOT_STEPS = 8
