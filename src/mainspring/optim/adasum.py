@@ -8,9 +8,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mainspring.optim.onebit.buffers import parameters_of
 from mainspring.optim.replicas import Replicas, shaped
 from mainspring.optim.runs import local, plain
+from mainspring.optim.states import computed_again, parameters_of
 
 
 class AdasumOptimizer(torch.optim.Optimizer):
@@ -47,10 +47,7 @@ class AdasumOptimizer(torch.optim.Optimizer):
         Args:
             closure: computes the loss again, as in torch.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = computed_again(closure)
         self._replicas.add_gradients(self._buffer, 0.0, 1.0)
         if self._on == "gradients":
             self._replicas.adasum(self._buffer)

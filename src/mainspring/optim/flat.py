@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mainspring.optim.compiled import compiled_update
 from mainspring.optim.portable import step_all
 from mainspring.optim.runs import Entry, merge
-from mainspring.optim.states import allocate, entry_of
+from mainspring.optim.states import allocate, computed_again, entry_of, parameters_of
 from mainspring.optim.update import FORMULAS, RECTIFICATION, Kind, Rectification, numbers
 
 COMPILE_FROM = 4 * 2**20
@@ -81,10 +81,7 @@ class FlatAdam(torch.optim.Optimizer):
             closure: computes the loss again, as in torch.
             scale: factor of all gradients, which are left as they are: clipping without a pass of its own.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = computed_again(closure)
         self.prepare(scale=scale)()
         return loss
 
@@ -119,7 +116,7 @@ class FlatAdam(torch.optim.Optimizer):
                 if entry.p.numel():
                     entries.append(entry)
             work.append((settings, merge(entries)))
-        total = sum(parameter.numel() for group in self.param_groups for parameter in group["params"])
+        total = sum(parameter.numel() for parameter in parameters_of(self))
 
         @torch.no_grad()
         def carry_out() -> None:

@@ -14,7 +14,7 @@ from mainspring.nn.span import span_of
 from mainspring.optim.compiled import compiled_update
 from mainspring.optim.flat import COMPILE_FROM, SHORT
 from mainspring.optim.runs import Entry
-from mainspring.optim.states import allocate, entry_of
+from mainspring.optim.states import allocate, computed_again, entry_of, parameters_of
 from mainspring.optim.update import LAMB_MOMENTS, LAMB_WEIGHTS, Formula, Numbers, numbers, run
 
 Join = Callable[[Sequence[nn.Parameter], Tensor], None]
@@ -86,15 +86,12 @@ class Lamb(torch.optim.Optimizer):
         Raises:
             ValueError: there are pieces and no `join`.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = computed_again(closure)
         self._update()
         return loss
 
     def _update(self) -> None:
-        everything = [p for group in self.param_groups for p in group["params"]]
+        everything = parameters_of(self)
         allocate(self.state, [p for p in everything if p.grad is not None])
         work = [
             self._work(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None
@@ -150,5 +147,4 @@ class Lamb(torch.optim.Optimizer):
     def _wants(self) -> bool:
         if self.compiled is not None:
             return self.compiled
-        held: list[nn.Parameter] = [p for group in self.param_groups for p in group["params"]]
-        return sum(p.numel() for p in held) >= COMPILE_FROM
+        return sum(p.numel() for p in parameters_of(self)) >= COMPILE_FROM

@@ -1,8 +1,8 @@
-"""The moments of parameters, laid out in memory as the parameters are, and what an update needs of one."""
+"""The moments of parameters, laid out in memory as the parameters are, and what an update needs of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from typing import Any
 
 import torch
@@ -11,6 +11,19 @@ from torch import Tensor, nn
 from mainspring.nn.dtensor import is_dtensor
 from mainspring.optim.pages import zeros
 from mainspring.optim.runs import Entry, adjacent, flat, local, plain
+
+
+def computed_again(closure: Callable[[], Any] | None) -> Any:
+    """The loss that a step's closure computes, with gradients; None where there is no closure."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
+def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """All that an optimizer holds, in its order."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def entry_of(parameter: nn.Parameter, state: dict[str, Any], copy: Tensor | None) -> Entry:

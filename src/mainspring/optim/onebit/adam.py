@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from mainspring.numerics.signs import Scale
 from mainspring.optim.flat import FlatAdam
-from mainspring.optim.onebit.buffers import Buffers, Masks, count, one_setting, parameters_of
-from mainspring.optim.onebit.stage import FROZEN, advance, begin, correct, follow
+from mainspring.optim.onebit.buffers import Buffers, Masks, count, one_setting
+from mainspring.optim.onebit.stage import advance, begin, follow, freeze, is_frozen
 from mainspring.optim.replicas import Replicas
-from mainspring.optim.states import allocate
+from mainspring.optim.states import allocate, computed_again, parameters_of
 
 
 class OneBitAdam(FlatAdam):
@@ -71,8 +70,7 @@ class OneBitAdam(FlatAdam):
     @property
     def frozen(self) -> bool:
         """Whether the warm-up is over."""
-        first = parameters_of(self)[0]
-        return bool(self.state[first].get(FROZEN, 0) > 0)
+        return is_frozen(self)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None, *, scale: float = 1.0) -> Any:
@@ -82,10 +80,7 @@ class OneBitAdam(FlatAdam):
             closure: computes the loss again, as in torch.
             scale: factor of all gradients, the same on all ranks.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = computed_again(closure)
         allocate(self.state, parameters_of(self))
         begin(self)
         if self.frozen:
@@ -93,21 +88,14 @@ class OneBitAdam(FlatAdam):
             return loss
         self.prepare(scale=scale)()
         if (steps := count(self, "step")) >= self.freeze_step:
-            self._freeze(steps)
+            freeze(self, steps, steps)
+            self._own_buffers(fresh=True)
         return loss
 
     def settle(self) -> None:
         """Let all ranks owe in common what each owes, so that states may be saved; every rank calls it."""
         if self.frozen:
             self._own_buffers(fresh=False).settle()
-
-    def _freeze(self, steps: int) -> None:
-        if self.bias_correction:
-            beta1, beta2 = one_setting(self, "betas")
-            correct(self, 1 - beta1**steps, 1 - beta2**steps)
-        for parameter in parameters_of(self):
-            self.state[parameter][FROZEN].fill_(float(steps))
-        self._own_buffers(fresh=True)
 
     def _own_buffers(self, *, fresh: bool) -> Buffers:
         if self._buffers is None:
@@ -122,12 +110,5 @@ class OneBitAdam(FlatAdam):
         self._replicas.add_gradients(buffers.momentum, beta1, (1 - beta1) * scale)
         buffers.compressed(buffers.momentum, name="momentum")
         buffers.hold_still()
-        self._update_weights(buffers, {})
+        follow(self, self._replicas, buffers.own("exp_avg"), buffers.own("exp_avg_sq"), {})
         advance(self)
-
-    def _update_weights(self, buffers: Buffers, lengths: dict[nn.Parameter, float]) -> None:
-        for group in self.param_groups:
-            moments: dict[nn.Parameter, tuple[Tensor, Tensor]] = {
-                p: (buffers.view("exp_avg", p), buffers.view("exp_avg_sq", p)) for p in group["params"]
-            }
-            follow(group, moments, self.copies, lengths, self.compiled)

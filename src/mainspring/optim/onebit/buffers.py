@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from mainspring.optim.replicas import Compressed, Replicas, shaped
+from mainspring.optim.states import parameters_of
 
 Masks = Mapping[nn.Parameter, Tensor]
 """0 where a coordinate never moves, 1 elsewhere, of a parameter's shape (of a piece: of its elements)."""
@@ -129,11 +130,6 @@ class Buffers:
                 stacklevel=2,
             )
         self.compressed.restore(owed)
-
-
-def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    """All that an optimizer holds, in its order."""
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def count(optimizer: torch.optim.Optimizer, key: str) -> int:

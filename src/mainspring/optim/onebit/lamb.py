@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from mainspring.nn.span import logical_shape
 from mainspring.numerics.signs import Scale
 from mainspring.optim.lamb import Lamb, Work
-from mainspring.optim.onebit.buffers import Buffers, Masks, count, one_setting, parameters_of
-from mainspring.optim.onebit.stage import FROZEN, advance, begin, correct, follow
+from mainspring.optim.onebit.buffers import Buffers, Masks, count, one_setting
+from mainspring.optim.onebit.stage import advance, begin, follow, freeze, is_frozen
 from mainspring.optim.replicas import Replicas
 from mainspring.optim.runs import local, plain
-from mainspring.optim.states import allocate
+from mainspring.optim.states import allocate, computed_again, parameters_of
 
 FRESH = "exp_avg_sq_fresh"
 """State: the variance, going on from the freeze by gradients that are guessed from momenta."""
@@ -102,7 +102,7 @@ class OneBitLamb(Lamb):
     @property
     def frozen(self) -> bool:
         """Whether the warm-up is over."""
-        return bool(self.state[parameters_of(self)[0]].get(FROZEN, 0) > 0)
+        return is_frozen(self)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -111,10 +111,7 @@ class OneBitLamb(Lamb):
         Args:
             closure: computes the loss again, as in torch.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = computed_again(closure)
         allocate(self.state, parameters_of(self))
         begin(self)
         for parameter in parameters_of(self):
@@ -148,9 +145,7 @@ class OneBitLamb(Lamb):
         return ratio
 
     def _freeze(self, steps: int) -> None:
-        if self.bias_correction:
-            beta1, beta2 = one_setting(self, "betas")
-            correct(self, 1 - beta1**steps, 1 - beta2**steps)
+        freeze(self, steps, steps)
         everything = parameters_of(self)
         rows = torch.stack([self.state[p]["exp_avg"].double().square().sum() for p in everything])[:, None]
         self._replicas.join(everything, rows, "sum")
@@ -160,7 +155,6 @@ class OneBitLamb(Lamb):
         united = float(lengths[moving].mean()) if moving.any() else 1.0
         for parameter, length in zip(everything, lengths.tolist(), strict=True):
             state = self.state[parameter]
-            state[FROZEN].fill_(float(steps))
             state["scaling"].fill_(united / length if length > 0 else 1.0)
             state[FRESH] = state["exp_avg_sq"].clone()
         self._own_buffers(fresh=True)
@@ -190,12 +184,8 @@ class OneBitLamb(Lamb):
         buffers.hold_still()
         guessed.add_(buffers.own("exp_avg")).div_(1 - beta1)
         buffers.own(FRESH).mul_(beta2).addcmul_(guessed, guessed, value=1 - beta2)
-        lengths = self._lengths(buffers)
-        for group in self.param_groups:
-            moments: dict[nn.Parameter, tuple[Tensor, Tensor]] = {
-                p: (buffers.view("exp_avg", p), buffers.view("exp_avg_sq", p)) for p in group["params"]
-            }
-            follow(group, moments, self.copies, lengths, self.compiled)
+        moments = buffers.own("exp_avg"), buffers.own("exp_avg_sq")
+        follow(self, self._replicas, *moments, self._lengths(buffers))
         advance(self)
 
     def _lengths(self, buffers: Buffers) -> dict[nn.Parameter, float]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from mainspring.optim.compiled import compiled_update
-from mainspring.optim.flat import COMPILE_FROM, SHORT
-from mainspring.optim.onebit.buffers import parameters_of
+from mainspring.optim.flat import COMPILE_FROM, SHORT, FlatAdam
+from mainspring.optim.lamb import Lamb
+from mainspring.optim.onebit.buffers import one_setting
+from mainspring.optim.replicas import Replicas
 from mainspring.optim.runs import Entry, local, merge, plain
+from mainspring.optim.states import parameters_of
 from mainspring.optim.update import LAMB_WEIGHTS, Numbers, run
 
 FROZEN = "frozen"
@@ -23,18 +26,32 @@ def begin(optimizer: torch.optim.Optimizer) -> None:
         optimizer.state[parameter].setdefault(FROZEN, torch.tensor(0.0))
 
 
+def is_frozen(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether the variance stays as it is."""
+    return bool(optimizer.state[parameters_of(optimizer)[0]].get(FROZEN, 0) > 0)
+
+
 @torch.no_grad()
-def correct(optimizer: torch.optim.Optimizer, first: float, second: float) -> None:
-    """Divide the moments by what of gradients is in them: from now on they are used as they are.
+def freeze(optimizer: FlatAdam | Lamb, steps: int, updates: int) -> None:
+    """Let the variance stay as it is from now on.
+
+    Where the optimizer corrects moments, they are divided by what of gradients is in them, 1 - b1^steps and
+    1 - b2^updates, and used as they are afterwards.
 
     Args:
         optimizer: whose states.
-        first: weight of gradients in the first moment: 1 - b1^t.
-        second: in the second.
+        steps: that have updated the first moment.
+        updates: of the second.
     """
+    first = second = 1.0
+    if optimizer.bias_correction:
+        beta1, beta2 = one_setting(optimizer, "betas")
+        first, second = 1 - beta1**steps, 1 - beta2**updates
     for parameter in parameters_of(optimizer):
-        optimizer.state[parameter]["exp_avg"].div_(first)
-        optimizer.state[parameter]["exp_avg_sq"].div_(second)
+        state = optimizer.state[parameter]
+        state["exp_avg"].div_(first)
+        state["exp_avg_sq"].div_(second)
+        state[FROZEN].fill_(float(steps))
 
 
 def advance(optimizer: torch.optim.Optimizer) -> None:
@@ -45,46 +62,51 @@ def advance(optimizer: torch.optim.Optimizer) -> None:
 
 @torch.no_grad()
 def follow(
-    group: dict[str, Any],
-    moments: dict[nn.Parameter, tuple[Tensor, Tensor]],
-    copies: dict[nn.Parameter, Tensor],
-    lengths: dict[nn.Parameter, float],
-    compiled: bool | None,
+    optimizer: FlatAdam | Lamb,
+    replicas: Replicas,
+    m: Tensor,
+    v: Tensor,
+    lengths: Mapping[nn.Parameter, float],
+    *,
+    decay: bool = True,
 ) -> None:
-    """`p -= length (m / (sqrt(v) + eps) + weight_decay p)` for the parameters of a group.
+    """`p -= length (m / (sqrt(v) + eps) + weight_decay p)` for all parameters.
 
     Args:
-        group: its parameters and settings.
-        moments: first and second, flat, of each.
-        copies: where new weights go in another dtype as well.
-        lengths: of the step of each; of those that are not there the group's `lr`.
-        compiled: whether the pass is compiled; None decides by size.
+        optimizer: its parameters and settings.
+        replicas: say where in the moments a parameter lies.
+        m: first moments, flat [own].
+        v: second moments, flat [own].
+        lengths: of the step of each; of those that are not there their group's `lr`.
+        decay: whether weights decay.
     """
-    alike: dict[float, list[Entry]] = {}
-    for parameter in group["params"]:
-        if parameter.numel():
-            p = plain(local(parameter))
-            m, v = moments[parameter]
-            copy = copies.get(parameter)
-            out = None if copy is None else plain(local(copy))
-            length = lengths.get(parameter, float(group["lr"]))
-            alike.setdefault(length, []).append(Entry(p, m, v, m, out, 0))
-    total = sum(entry.p.numel() for entries in alike.values() for entry in entries)
-    wants = total >= COMPILE_FROM if compiled is None else compiled
-    for length, entries in alike.items():
-        now = Numbers(
-            lerp=length,
-            beta2=1.0,
-            square=0.0,
-            keep=1.0,
-            l2=float(group["weight_decay"]),
-            rate=1.0,
-            root=1.0,
-            eps=float(group["eps"]),
-            scale=1.0,
-        )
-        for entry in merge(entries):
-            _step(entry, now, wants and entry.p.numel() >= SHORT)
+    for group in optimizer.param_groups:
+        alike: dict[float, list[Entry]] = {}
+        for parameter in group["params"]:
+            if parameter.numel():
+                place = replicas.place(parameter)
+                momentum = m[place]
+                copy = optimizer.copies.get(parameter)
+                out = None if copy is None else plain(local(copy))
+                length = lengths.get(parameter, float(group["lr"]))
+                entry = Entry(plain(local(parameter)), momentum, v[place], momentum, out, 0)
+                alike.setdefault(length, []).append(entry)
+        total = sum(entry.p.numel() for entries in alike.values() for entry in entries)
+        wants = total >= COMPILE_FROM if optimizer.compiled is None else optimizer.compiled
+        for length, entries in alike.items():
+            now = Numbers(
+                lerp=length,
+                beta2=1.0,
+                square=0.0,
+                keep=1.0,
+                l2=float(group["weight_decay"]) if decay else 0.0,
+                rate=1.0,
+                root=1.0,
+                eps=float(group["eps"]),
+                scale=1.0,
+            )
+            for entry in merge(entries):
+                _step(entry, now, wants and entry.p.numel() >= SHORT)
 
 
 def _step(entry: Entry, now: Numbers, compiled: bool) -> None:

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mainspring.numerics.signs import Scale
 from mainspring.optim.flat import FlatAdam
-from mainspring.optim.onebit.buffers import Buffers, Masks, count, one_setting, parameters_of
-from mainspring.optim.onebit.stage import FROZEN, advance, begin, correct, follow
+from mainspring.optim.onebit.buffers import Buffers, Masks, count, one_setting
+from mainspring.optim.onebit.stage import advance, begin, follow, freeze, is_frozen
 from mainspring.optim.replicas import Replicas
 from mainspring.optim.runs import local, plain
-from mainspring.optim.states import allocate
+from mainspring.optim.states import allocate, computed_again, parameters_of
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class ZeroOneAdam(FlatAdam):
     @property
     def frozen(self) -> bool:
         """Whether the variance stays as it is."""
-        return bool(self.state[parameters_of(self)[0]].get(FROZEN, 0) > 0)
+        return is_frozen(self)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None, *, scale: float = 1.0) -> Any:
@@ -124,10 +124,7 @@ class ZeroOneAdam(FlatAdam):
             closure: computes the loss again, as in torch.
             scale: factor of all gradients, the same on all ranks.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = computed_again(closure)
         allocate(self.state, parameters_of(self))
         begin(self)
         step = count(self, "step") + 1
@@ -172,14 +169,10 @@ class ZeroOneAdam(FlatAdam):
         if self.bias_correction:
             first = 1 - beta1**step
             second = 1 - beta2 ** self.policy.variance_updates(step)
-        self._update_weights(buffers, momentum / first, variance / second, decay=True)
+        follow(self, self._replicas, momentum / first, variance / second, {})
 
     def _freeze(self, steps: int) -> None:
-        if self.bias_correction:
-            beta1, beta2 = one_setting(self, "betas")
-            correct(self, 1 - beta1**steps, 1 - beta2 ** self.policy.variance_updates(steps))
-        for parameter in parameters_of(self):
-            self.state[parameter][FROZEN].fill_(float(steps))
+        freeze(self, steps, self.policy.variance_updates(steps))
         self._gradient = None
         # What is compressed from now on is another quantity, so nothing is owed of it.
         self._own_buffers(fresh=True)
@@ -191,7 +184,7 @@ class ZeroOneAdam(FlatAdam):
             self._anchor = self._weights()
         self._replicas.add_gradients(buffers.momentum, beta1, (1 - beta1) * scale)
         buffers.hold_still()
-        self._update_weights(buffers, buffers.momentum, buffers.own("exp_avg_sq"), decay=False)
+        follow(self, self._replicas, buffers.momentum, buffers.own("exp_avg_sq"), {}, decay=False)
         self._went += float(one_setting(self, "lr"))
 
     def _meet(self) -> None:
@@ -227,12 +220,3 @@ class ZeroOneAdam(FlatAdam):
         if self._buffers.adopt(("exp_avg", "exp_avg_sq"), fresh=fresh):
             self._anchor, self._went = None, 0.0
         return self._buffers
-
-    def _update_weights(self, buffers: Buffers, m: Tensor, v: Tensor, *, decay: bool) -> None:
-        for group in self.param_groups:
-            moments: dict[nn.Parameter, tuple[Tensor, Tensor]] = {}
-            for parameter in group["params"]:
-                place = self._replicas.place(parameter)
-                moments[parameter] = m[place], v[place]
-            settings = group if decay else {**group, "weight_decay": 0.0}
-            follow(settings, moments, self.copies, {}, self.compiled)
