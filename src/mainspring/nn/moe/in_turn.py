@@ -16,6 +16,7 @@ from mainspring.nn.config import Activation
 from mainspring.nn.feed_forward import apply_activation
 from mainspring.nn.linear import FEWEST_ROWS, linear
 from mainspring.nn.moe.derivative import differentiate_activation
+from mainspring.nn.products import one_at_a_time
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -100,7 +101,7 @@ def _back(grad: Tensor, weight: Tensor) -> Tensor:
 
 def _outer(grad: Tensor, x: Tensor, out: Tensor) -> None:
     """grad^T [out, n] x [n, in] into a matrix [out, in]."""
-    if grad.dtype == torch.float32 and len(grad) >= FEWEST_ROWS:
+    if one_at_a_time(grad) and len(grad) >= FEWEST_ROWS:
         out.copy_(linear(grad.t(), x.t()))
     else:
         torch.mm(grad.t(), x, out=out)
