@@ -106,12 +106,13 @@ def help_texts(paths: list[list[str]]) -> list[str]:
 def configuration() -> str:
     """Every section and field of a recipe, from its JSON schema."""
     from mainspring.config import json_schema
+    from mainspring.recipes.search.recipe import HeadsRecipe
     from mainspring.train import Recipe
     from mainspring.train.graph import GraphRecipe
 
     parts = [NOTICE, "# Configuration\n\nA recipe is one tree of sections; write it as TOML or in Python.\n"]
     sections: dict[str, Any] = {}
-    for title, recipe in (("Recipe", Recipe), ("GraphRecipe", GraphRecipe)):
+    for title, recipe in (("Recipe", Recipe), ("GraphRecipe", GraphRecipe), ("HeadsRecipe", HeadsRecipe)):
         schema = json_schema(recipe)
         parts.append(_section(title, schema))
         sections |= schema.get("$defs", {})

@@ -10,6 +10,7 @@ import typer
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
+from mainspring.cli import search_heads
 from mainspring.cli.console import err, out, table, write_json
 from mainspring.cli.options import AsJson
 from mainspring.errors import UsageError
@@ -207,6 +208,11 @@ def serve_(
     console.print("stopped", markup=False)
 
 
+app.command("train")(search_heads.train)
+app.command("tune")(search_heads.tune)
+app.command("questions")(search_heads.questions)
+
+
 class IngestProgress:
     """How far an ingest has come: a live line on a terminal, a plain one every few seconds elsewhere."""
 
@@ -276,7 +282,8 @@ def _show_results(found: Results) -> None:
 
     console = out()
     for answer in found.answers or ():
-        console.print(Text("answer: ", style="bold").append(answer.text, style="green"))
+        said = {True: "yes: ", False: "no: ", None: ""}[answer.verdict]
+        console.print(Text("answer: ", style="bold").append(said).append(answer.text, style="green"))
         console.print(Text(f"  from {answer.key}\n", style="dim"))
     for number, hit in enumerate(found.hits, 1):
         console.print(_hit_line(number, hit))

@@ -45,7 +45,7 @@ def look(folder: Path, live: set[str], dead: set[str], answer: int) -> None:
     ]
     index.encode()
     counts = index.store.counts()
-    agree = index._current().lexical.passages == counts["passages"] == counts["encoded"]
+    agree = index.snapshot().lexical.passages == counts["passages"] == counts["encoded"]
     near = [
         k
         for k in sorted(live)[-20:]

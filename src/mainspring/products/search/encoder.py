@@ -98,6 +98,16 @@ class ModelEncoder:
         """Length of a vector."""
         return self._model.config.d_model
 
+    @property
+    def model(self) -> Transformer:
+        """The model, frozen."""
+        return self._model
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Its tokenizer."""
+        return self._tokenizer
+
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """A vector of length 1 for each text, [n, D]."""
         found = self.encode_parts(texts, [()] * len(texts))

@@ -2,51 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Self
 
+from mainspring.config import parse
 from mainspring.errors import MissingExtraError, SearchIndexError, UsageError
 from mainspring.products.search import filters as conditions
+from mainspring.products.search import heads as trained
 from mainspring.products.search.analysis import base_language, detect
+from mainspring.products.search.answers import Answerer, ReaderAnswerer
 from mainspring.products.search.captions import Query, caption, with_phrases
 from mainspring.products.search.check import Damage, damages, remedy
 from mainspring.products.search.dense import DenseIndex
 from mainspring.products.search.documents import Document
 from mainspring.products.search.encoder import DEFAULT, Encoder, ModelEncoder
+from mainspring.products.search.heads import Heads, RankerCurve
+from mainspring.products.search.highlights import with_read_phrases
 from mainspring.products.search.lexical import LexicalView, TantivyIndex, plain
 from mainspring.products.search.questions import is_question
 from mainspring.products.search.rank import RANKED, BiEncoderRanker, Candidate, Ranker
 from mainspring.products.search.recall import Recall, Recalled, evidence_of
 from mainspring.products.search.results import Answer, Caption, Hit, Results
-from mainspring.products.search.store import Store, StoredDocument, StoredPassage
+from mainspring.products.search.store import Store
 from mainspring.products.search.writer import DENSE, LEXICAL, STORE, Changed, Writer
 
 MOST_ANSWERS = 10
 """Answers that may be asked for."""
-
-
-class Answerer(Protocol):
-    """What search asks of a model that answers questions."""
-
-    def answers(
-        self,
-        question: str,
-        passages: Sequence[StoredPassage],
-        documents: Sequence[StoredDocument],
-        limit: int,
-    ) -> list[Answer]:
-        """Verbatim answers from passages, the best first; none where none is sure enough.
-
-        Args:
-            question: what was asked.
-            passages: the best passage of each document, the most relevant first.
-            documents: the document of each.
-            limit: how many answers at most.
-        """
-        ...
 
 
 class Snapshot(NamedTuple):
@@ -80,11 +65,13 @@ class Index:
         encoder: Encoder | None = None,
         ranker: Ranker | None = None,
         answerer: Answerer | None = None,
+        heads: Path | None = None,
     ) -> None:
         """Use `open` or `create`."""
-        self.folder, self.store, self.answerer = folder, store, answerer
+        self.folder, self.store = folder, store
         self.language = store.meta("language") or "en"
-        self.ranker: Ranker = ranker or BiEncoderRanker()
+        self._ranker, self._answerer, self._heads_folder = ranker, answerer, heads
+        self._heads: Heads | None = None
         self._given = encoder
         self._encoder: Encoder | None = None
         self._missing: str | None = None
@@ -134,6 +121,7 @@ class Index:
         encoder: Encoder | None = None,
         ranker: Ranker | None = None,
         answerer: Answerer | None = None,
+        heads: str | Path | None = None,
         verify: bool = True,
     ) -> Self:
         """Open an index.
@@ -141,8 +129,10 @@ class Index:
         Args:
             folder: where it is.
             encoder: in place of the one it was made with, whose vectors it must give.
-            ranker: in place of comparing vectors.
-            answerer: what answers questions, if anything.
+            ranker: in place of the heads' way to compare vectors.
+            answerer: what answers questions, in place of the heads.
+            heads: folder of heads trained over its encoder (`mainspring search train`), in place of those
+                that the package has for the default one.
             verify: check sizes and checksums of all files.
 
         Raises:
@@ -155,8 +145,15 @@ class Index:
             if found:
                 store.close()
                 raise SearchIndexError(remedy(place, found))
-        index = cls(place, store, encoder=encoder, ranker=ranker, answerer=answerer)
-        index._catch_up()
+        folder_of_heads = None if heads is None else Path(heads)
+        index = cls(place, store, encoder=encoder, ranker=ranker, answerer=answerer, heads=folder_of_heads)
+        try:
+            index._catch_up()
+            if heads is not None:
+                _ = index.encoder  # heads that do not fit are refused here
+        except BaseException:
+            index.close()
+            raise
         return index
 
     def __enter__(self) -> Self:
@@ -235,6 +232,7 @@ class Index:
         with self._loading:
             if not self._looked:
                 self._encoder = self._load_encoder()
+                self._heads = self._load_heads(self._encoder)
                 self._looked = True
             return self._encoder
 
@@ -242,6 +240,49 @@ class Index:
     def missing(self) -> str | None:
         """What semantic search lacks here, in words."""
         return self._missing if self.encoder is None else None
+
+    @property
+    def heads(self) -> Heads | None:
+        """What was trained over the encoder; None where nothing was.
+
+        Raises:
+            UsageError: heads were given that stand on another encoder.
+        """
+        return None if self.encoder is None else self._heads
+
+    @property
+    def ranker(self) -> Ranker:
+        """What ranks the first 50: the one given, else comparing vectors by `curve`."""
+        return self._ranker or BiEncoderRanker(**self.curve.model_dump())
+
+    @property
+    def curve(self) -> RankerCurve:
+        """The ranker's curve: the one fitted to this index, else the heads', else one set by hand."""
+        kept = self.store.meta("ranker")
+        if kept is not None:
+            return parse(RankerCurve, json.loads(kept), source=f"{self.folder}: ranker")
+        heads = self.heads
+        return RankerCurve() if heads is None else heads.settings.ranker
+
+    def set_curve(self, curve: RankerCurve) -> None:
+        """Keep a curve in the index (`fit.fitted` makes one)."""
+        self.store.set_meta("ranker", json.dumps(curve.model_dump()))
+
+    @ranker.setter
+    def ranker(self, ranker: Ranker) -> None:
+        self._ranker = ranker
+
+    @property
+    def answerer(self) -> Answerer | None:
+        """What answers questions: the one given, else the heads, else nothing."""
+        if self._answerer is not None:
+            return self._answerer
+        heads = self.heads
+        return None if heads is None else ReaderAnswerer(heads)
+
+    @answerer.setter
+    def answerer(self, answerer: Answerer | None) -> None:
+        self._answerer = answerer
 
     def search(
         self,
@@ -270,7 +311,7 @@ class Index:
         """
         started = time.perf_counter()
         _check(top, skip, answers)
-        snapshot = self._current()
+        snapshot = self.snapshot()
         encoder = self.encoder if semantic else None
         marked = plain(query)
         words = query if marked is None else marked
@@ -301,6 +342,8 @@ class Index:
             made = [caption(reading, p, found.sentence_vectors.get(p.id)) for p in best]
             if encoder is not None:
                 made = with_phrases(reading, made, encoder)
+                if self._heads is not None and is_question(words):
+                    made = with_read_phrases(words, made, self._heads.reader)
             shown = {c.document: (text,) for c, text in zip(chosen, made, strict=True)}
         hits = []
         for c in chosen:
@@ -320,10 +363,10 @@ class Index:
         return Results(
             query,
             hits,
-            self._answers(query, found, order, answers),
+            self._answers(query, found, order, answers, semantic),
             found.count,
             time.perf_counter() - started,
-            self._missing if semantic and encoder is None else None,
+            self._lacking(words, encoder, answers) if semantic else None,
         )
 
     def text(self, key: str) -> str | None:
@@ -348,24 +391,37 @@ class Index:
         values = self.ranker.relevance(query, [found.best(c).text for c in ranked], evidence)
         return {c.document: float(v) for c, v in zip(ranked, values, strict=True)}
 
+    def _lacking(self, query: str, encoder: Encoder | None, answers: int) -> str | None:
+        """What was left out of a semantic search for want of something."""
+        if encoder is None:
+            return self._missing
+        if answers and self.answerer is None and is_question(query):
+            return (
+                f"questions are not answered: there are no heads for the encoder {encoder.name!r}; train "
+                "some (mainspring search train) and open the index with them"
+            )
+        return None
+
     def _answers(
-        self, query: str, found: Recalled, order: Sequence[Candidate], limit: int
+        self, query: str, found: Recalled, order: Sequence[Candidate], limit: int, semantic: bool
     ) -> list[Answer] | None:
-        if not limit or self.answerer is None:
+        answerer = self.answerer if semantic else self._answerer
+        if not limit or answerer is None:
             return None
         if not is_question(query):
             return []
         first = list(order[:RANKED])
         passages = [found.best(c) for c in first]
-        return self.answerer.answers(query, passages, [found.documents[c.document] for c in first], limit)
+        return answerer.answers(query, passages, [found.documents[c.document] for c in first], limit)
 
     def languages_of(self, query: str) -> list[str]:
         """The languages whose analysis reads a query: its own where that shows, else all of the index's."""
-        present = {self.language, *self._current().languages} - {"und"}
+        present = {self.language, *self.snapshot().languages} - {"und"}
         own = detect(query, present) if len(present) > 1 else self.language
         return [own] if own is not None else sorted(present)
 
-    def _current(self) -> Snapshot:
+    def snapshot(self) -> Snapshot:
+        """The index as it is now."""
         store, held = self.store, self._snapshot
         generation, segments = store.lexical_generation, tuple(store.segments())
         if held is not None and (held.generation, held.segments) == (generation, segments):
@@ -404,6 +460,17 @@ class Index:
         except MissingExtraError as error:
             self._missing = f"words alone are compared: {error}"
             return None
+
+    def _load_heads(self, encoder: Encoder | None) -> Heads | None:
+        if not isinstance(encoder, ModelEncoder):
+            if self._heads_folder is not None:
+                raise UsageError(
+                    f"{self._heads_folder}: heads stand on an encoder of this stack, and this index has "
+                    f"{'none' if encoder is None else encoder.name!r}"
+                )
+            return None
+        folder = self._heads_folder or trained.shipped(encoder.name)
+        return None if folder is None else trained.load(folder, encoder)
 
 
 def _check(top: int, skip: int, answers: int) -> None:

@@ -37,3 +37,32 @@ def is_question(query: str) -> bool:
     """
     text = query.strip()
     return text.endswith(_MARKS) or _WORDS.match(text) is not None or _ANYWHERE.search(text) is not None
+
+
+_POLAR = re.compile(
+    r"^\W*(?:"
+    # English, German, French, Spanish, Italian, Dutch: the verb comes first, or a phrase that says so
+    r"(?:is|are|was|were|am|do|does|did|can|could|will|would|should|shall|has|have|had|may|might|must)(?:n't)?|"
+    r"ist|sind|war|waren|hat|haben|hatte|kann|können|darf|dürfen|muss|müssen|soll|sollte|wird|werden|gibt es|"
+    r"est-ce que|est-ce qu|y a-t-il|"
+    r"es cierto|existe|hay|puede|pueden|"
+    r"esiste|può|"
+    r"kan|zijn|heeft"
+    r")\b(?!\s+(?:who|what|when|where|which|why|how)\b)",
+    re.IGNORECASE,
+)
+_CHOICE = re.compile(r"\bor\b|\boder\b|\bou\b|\bo\b(?=\s+\w)", re.IGNORECASE)
+_POLAR_ANYWHERE = re.compile(
+    r"吗|嗎|ですか|有没有|是否|^هل |^क्या |\sли\s|หรือไม่|(?:^|\s)(?:mı|mi|mu|mü)(?:dır|dir|dur|dür)?\s*\??$"
+)
+
+
+def is_polar(question: str) -> bool:
+    """Whether a question is answered by yes or no; one between two things is not.
+
+    >>> is_polar("is steel magnetic"), is_polar("what is steel"), is_polar("is it red or blue?")
+    (True, False, False)
+    """
+    text = question.strip()
+    asks = _POLAR.match(text) is not None or _POLAR_ANYWHERE.search(text) is not None
+    return asks and _CHOICE.search(text) is None

@@ -347,6 +347,14 @@ class Store:
         """Number of each segment of vectors, with the number of passages it was written with."""
         return dict(self.connection.execute("SELECT id, passages FROM segments ORDER BY id").fetchall())
 
+    def live_passages(self) -> list[int]:
+        """Numbers of the passages of live documents."""
+        query = (
+            "SELECT p.id FROM passages p JOIN documents d ON d.id = p.document "
+            "WHERE d.deleted IS NULL ORDER BY p.id"
+        )
+        return [row[0] for row in self.connection.execute(query)]
+
     def live_in(self, segments: Sequence[int]) -> list[int]:
         """Live passages of some segments."""
         query = (

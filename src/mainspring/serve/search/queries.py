@@ -116,7 +116,13 @@ def _everything(
 def _answers(found: Results, threshold: float, request: SearchRequest) -> list[dict[str, Any]]:
     tags = (request.highlight_pre_tag, request.highlight_post_tag)
     return [
-        {"key": a.key, "text": a.text, "highlights": a.marked(*tags), "score": a.score}
+        {
+            "key": a.key,
+            "text": a.text,
+            "highlights": a.marked(*tags),
+            "score": a.score,
+            **({} if a.verdict is None else {"verdict": "yes" if a.verdict else "no"}),
+        }
         for a in found.answers or ()
         if a.score >= threshold
     ]

@@ -11,6 +11,7 @@ from pathlib import Path
 import uvicorn
 
 from mainspring.products.search import Index
+from mainspring.products.search.also_asked import AlsoAsked
 from mainspring.products.suggest import PhraseModel, QueryLog
 from mainspring.serve.search.app import SearchLimits, Service, create_search_app
 from mainspring.serve.server import Server, address, listen
@@ -52,8 +53,8 @@ def run_search(
     place = Path(path)
     with Index.open(place) as index:
         log = QueryLog(place / QUERIES) if remember else None
-        service = Service(index, log, model)
         _ = index.encoder  # loaded before the first query, not by it
+        service = Service(index, log, model, AlsoAsked.open(index))
         app = create_search_app(
             {place.resolve().name: service}, limits=limits, api_key=api_key, writable=writable
         )

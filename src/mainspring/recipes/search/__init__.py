@@ -1,0 +1,1 @@
+"""Heads for search: what they learn from, how they are trained, how good they are."""
