@@ -63,6 +63,10 @@ def test_damage_is_told_and_repaired(command: Command, built: Path) -> None:
         (["check", "nowhere"], "no index is here"),
         (["index", "no-such-file", "--to", "new"], "no such file"),
         (["index", "--to", "new", "--encoder", "no-such-model"], "no-such-model"),
+        (["train", "--data", "nowhere", "--to", "heads"], "understanding/boolq"),
+        (["train", "--to", "heads", "examples.boolk=1"], "boolq"),
+        (["tune", "no-clicks.jsonl", "--index", "nowhere"], "cannot be read"),
+        (["questions", "nowhere"], "no index is here"),
     ],
 )
 def test_wrong_input(
@@ -82,3 +86,18 @@ def test_filters_are_checked_and_the_encoder_stays(command: Command, built: Path
     outcome = command("search", "index", built.parent / "docs", "--to", built, "--encoder", "x")
     assert outcome.code == 2
     assert "exists already" in outcome.err
+
+
+def test_what_needs_an_encoder_says_so(command: Command, built: Path, tmp_path: Path) -> None:
+    outcome = command("search", "questions", built)
+    assert outcome.code == 2
+    assert "without an encoder" in outcome.err
+    clicks = tmp_path / "clicks.jsonl"
+    clicks.write_text('{"query": "watch", "key": "x"}\n\n{"query": 1}\n')
+    outcome = command("search", "tune", clicks, "--index", built)
+    assert outcome.code == 2
+    assert "line 3" in outcome.err
+    clicks.write_text('{"query": "watch", "key": "x"}\n')
+    outcome = command("search", "tune", clicks, "--index", built)
+    assert outcome.code == 2
+    assert "without an encoder" in outcome.err

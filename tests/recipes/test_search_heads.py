@@ -20,7 +20,9 @@ from mainspring.recipes.search.recipe import HeadsRecipe
 from mainspring.recipes.search.states import StateCache
 from support.letters import letters
 
-CONFIG = TransformerConfig(d_model=16, n_heads=2, n_layers=2, d_ff=32, vocab_size=40, norm_place="post")
+CONFIG = TransformerConfig(
+    d_model=16, n_heads=2, n_layers=2, d_ff=32, vocab_size=40, norm_place="post", dropout=0.1
+)
 RECIPE = parse(
     HeadsRecipe,
     {
@@ -153,7 +155,7 @@ def test_answers_are_found_again_in_their_windows(data: Path) -> None:
 
 
 def test_states_are_kept_and_filling_goes_on(tmp_path: Path) -> None:
-    model = reader().reader
+    model = reader().reader.eval()
     rng = random.Random(1)
     rows = [[2, *(rng.randint(4, 20) for _ in range(rng.randint(1, 30))), 3] for _ in range(40)]
 

@@ -1,7 +1,7 @@
 """A tokenizer whose tokens are letters."""
 
+from tokenizers import Regex, models, pre_tokenizers
 from tokenizers import Tokenizer as Inner
-from tokenizers import models, pre_tokenizers
 
 from mainspring.text.tokenizer import Tokenizer
 
@@ -11,7 +11,7 @@ def letters(*, marks: bool = True) -> Tokenizer:
     special = ["[PAD]", "[UNK]", *(["[CLS]", "[SEP]"] if marks else [])]
     vocabulary = {token: i for i, token in enumerate([*special, *"abcdefghijklmnopqrstuvwxyz?"])}
     inner = Inner(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    split = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split("", "isolated")])
-    inner.pre_tokenizer = split
+    each = pre_tokenizers.Split(Regex(r"\S"), "isolated")
+    inner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), each])
     inner.add_special_tokens(special)
     return Tokenizer(inner)

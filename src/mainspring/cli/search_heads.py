@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +17,8 @@ from mainspring.errors import DataError
 if TYPE_CHECKING:
     from mainspring.recipes.search.training import Progress
 
+RESULTS = "results.json"
+"""In a run's folder: what was tuned and measured, so that it need not be again."""
 EVERY = 5.0
 """Seconds between lines of progress."""
 DEFAULT_INDEX = Path("search-index")
@@ -47,6 +50,8 @@ def train(
     from mainspring.products.search.encoder import ModelEncoder
     from mainspring.products.search.fit import of_pairs
     from mainspring.recipes.search import training, tuning
+    from mainspring.recipes.search.curves import AnswerCurve, VerdictCurve
+    from mainspring.recipes.search.kept import kept
     from mainspring.recipes.search.recipe import HeadsRecipe
 
     console = err()
@@ -58,23 +63,39 @@ def train(
     def tell(text: str) -> None:
         console.print(text, markup=False)
 
-    answer, verdict = tuning.tuned(reader, recipe, data, tell)
-    curve, calibrated = of_pairs(
-        to / "ranking",
-        loaded,
-        tuning.ranked(recipe, data),
-        lambda done: tell(f"ranker: {done:,} passages encoded") if done % 64 == 0 else None,
+    results = to / RESULTS
+
+    def worked_out(name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        tell(name)
+        return kept(results, name, compute)
+
+    answer = AnswerCurve(
+        **worked_out("answer curve", lambda: tuning.answer_curve(reader, recipe, data).model_dump())
     )
-    metrics = tuning.measured(reader, answer, verdict, data, tell) if measure else {}
+    verdict = VerdictCurve(
+        **worked_out("verdict curve", lambda: tuning.verdict_curve(reader, recipe, data).model_dump())
+    )
+
+    def ranker() -> dict[str, Any]:
+        def encoded(done: int) -> None:
+            if done % 64 == 0:
+                tell(f"ranker: {done:,} passages encoded")
+
+        curve, calibration = of_pairs(to / "ranking", loaded, tuning.ranked(recipe, data), encoded)
+        return {"curve": curve.model_dump(), "calibration": calibration}
+
+    ranking = worked_out("ranker curve", ranker)
+    wanted = tuning.measurements(reader, answer, verdict, data) if measure else {}
+    metrics = {name: worked_out(name, compute) for name, compute in wanted.items()}
     settings = heads.HeadsSettings(
         encoder=loaded.name,
         reader=recipe.reader,
-        ranker=curve,
+        ranker=heads.RankerCurve(**ranking["curve"]),
         answer=answer,
         verdict=verdict,
         recipe=recipe.model_dump(mode="json"),
         data=tuning.DATA,
-        metrics={"ranker": calibrated, **metrics},
+        metrics={"ranker": ranking["calibration"], **metrics},
     )
     heads.save(to, reader.reader, settings)
     if as_json:

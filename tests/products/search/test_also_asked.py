@@ -82,7 +82,9 @@ def test_a_query_gets_the_nearest_but_not_itself(index: WithHeads) -> None:
     assert asked.questions("volcanoes", 4) == [] == asked.questions(" ", 4)
     assert len(asked.questions("what is the crown river used for", 1)) == 1
     index.delete(["spring"])
-    assert "What is a mainspring?" not in [q for q, _, _ in asked.questions("what mainspring is a", 4)]
+    assert "What is a mainspring?" not in [
+        q for q, _, _ in asked.questions("what is a mainspring of a watch?", 4)
+    ]
 
 
 def test_making_goes_on_where_it_was_stopped(index: WithHeads, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from mainspring.products.search import Index
+from mainspring.products.search import Answer, Index
 from mainspring.serve.search import SearchLimits, Service, create_search_app
 
 SEARCH = "/indexes/docs/docs/search?api-version=2023-11-01"
@@ -52,6 +52,17 @@ def test_a_semantic_query_has_scores_captions_and_answers(client: TestClient, sp
     assert [a["score"] for a in body["@search.answers"]] == sorted(
         (a["score"] for a in body["@search.answers"]), reverse=True
     )
+
+
+def test_a_verdict_is_said_beside_the_sentence_that_tells(client: TestClient, service: Service) -> None:
+    class Verdict:
+        def answers(self, question, passages, documents, limit):  # type: ignore[no-untyped-def]
+            return [Answer(passages[0].text, documents[0].key, 0, 0.9, verdict="not" not in question)]
+
+    service.index.answerer = Verdict()
+    for question, said in (("is it steel?", "yes"), ("is it not steel?", "no")):
+        body = post(client, {**SEMANTIC, "search": question, "answers": "extractive"})
+        assert [a["verdict"] for a in body["@search.answers"]] == [said]
 
 
 def test_answers_only_for_questions_and_only_sure_ones(client: TestClient) -> None:

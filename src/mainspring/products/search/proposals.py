@@ -102,7 +102,7 @@ def _asked(text: str, passage: StoredPassage, following: tuple[Span, ...]) -> Pr
 
 def _stated(text: str, span: Span) -> Proposal | None:
     """The question that a statement answers."""
-    if len(text) > LONGEST_ANSWER or "\n\n" in text:
+    if len(text) > LONGEST_ANSWER or "\n\n" in text or text.rstrip().endswith("?"):
         return None
     line = " ".join(text.split())
     for rule in _RULES:

@@ -64,7 +64,7 @@ def cloze(text: str, blank: Blank, rng: random.Random) -> str | None:
 
     >>> text = "The Rhine rises in the Swiss Alps and flows to the North Sea."
     >>> cloze(text, blanks(text)[0], random.Random(0))
-    'what rises in the Swiss Alps and flows to the North Sea The?'
+    'what and flows to the North Sea The Rhine rises in the?'
     """
     bounds = next(((a, b) for a, b in sentences(text) if a <= blank.start < b), None)
     if bounds is None:

@@ -16,6 +16,7 @@ from mainspring.config import to_toml
 from mainspring.errors import ConfigError, NonFiniteError
 from mainspring.finetune.reader import Labels, Reader, losses
 from mainspring.finetune.text_reader import MOST_TEXT, TextReader, Tokens
+from mainspring.nn.init import stable_seed
 from mainspring.optim.build import build
 from mainspring.optim.schedules import lr
 from mainspring.recipes.search import cloze
@@ -169,6 +170,7 @@ def train(
         raise ConfigError(f"{out}: holds a run of another recipe ({RECIPE}); give another folder")
     replace_file(out / RECIPE, settings.encode("utf-8"))
     rows, ids = numbered(drawn(data, recipe), reader)
+    reader.reader.eval()
     cache = StateCache(out, reader.reader, ids, reader.pad)
     tell = _Teller(progress)
     cache.fill(lambda done, total: tell("reading", done, total, {}))
@@ -200,7 +202,10 @@ def _steps(
     model.train()
     for step, batch in enumerate(batches[start:], start):
         chosen = [rows[i] for i in batch]
-        reading = model(cache.states([r.question for r in chosen]), cache.states([r.text for r in chosen]))
+        questions, texts = (cache.states([r[side] for r in chosen]) for side in (0, 1))
+        with torch.random.fork_rng(devices=[]):  # dropout is the step's own, however often a run was stopped
+            torch.manual_seed(stable_seed(recipe.seed, step))
+            reading = model(questions, texts)
         parts = losses(reading, labels(chosen))
         loss = torch.stack([weights[name] * value for name, value in parts.items()]).sum()
         if not bool(loss.isfinite()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ DATA: tuple[dict[str, str], ...] = (
         "name": "XQuAD, articles 2, 4, 6, ... of 48 without every twelfth",
         "licence": "CC BY-SA 4.0",
         "source": "Artetxe et al. 2020, arXiv 1910.11856; SQuAD 1.1 dev, Rajpurkar et al. 2016",
-        "use": "spans, no answer, relevance, highlights, in six languages (en de es ro tr vi)",
+        "use": "spans, no answer, relevance, highlights, in four languages (en de es ro)",
     },
     {
         "name": "docstrings of Python's standard library",
@@ -69,16 +70,16 @@ def wrong_texts(asked: Sequence[Asked], rng: random.Random) -> dict[str, str]:
     return found
 
 
-def tuned(
-    reader: TextReader, recipe: HeadsRecipe, data: Path, tell: Callable[[str], None]
-) -> tuple[AnswerCurve, VerdictCurve]:
-    """Curves and thresholds, on questions that are neither learnt from nor reported."""
-    rng = random.Random(recipe.seed)
-    tell("answers: choosing a threshold")
+def answer_curve(reader: TextReader, recipe: HeadsRecipe, data: Path) -> AnswerCurve:
+    """When an answer is shown, by questions that are neither learnt from nor reported."""
     asked = [a for language in ("en", "es") for a in xquad(data, language) if is_tuned_on(a)]
-    answers = fit_answers(judged_answers(reader, asked, wrong_texts(asked, rng)), ANSWER_PRECISION)
-    tell("yes and no: choosing a margin")
-    return answers, fit_verdict(judged_verdicts(reader, not_learnt(recipe, data)), VERDICT_PRECISION)
+    wrong = wrong_texts(asked, random.Random(recipe.seed))
+    return fit_answers(judged_answers(reader, asked, wrong), ANSWER_PRECISION)
+
+
+def verdict_curve(reader: TextReader, recipe: HeadsRecipe, data: Path) -> VerdictCurve:
+    """When a verdict is shown, by questions that are neither learnt from nor reported."""
+    return fit_verdict(judged_verdicts(reader, not_learnt(recipe, data)), VERDICT_PRECISION)
 
 
 def not_learnt(recipe: HeadsRecipe, data: Path) -> list[Example]:
@@ -96,41 +97,23 @@ def ranked(recipe: HeadsRecipe, data: Path) -> list[tuple[str, str]]:
     return pairs + [(a.question, a.context) for a in xquad(data, "en") if not is_reported(a)]
 
 
-def measured(
-    reader: TextReader,
-    answer: AnswerCurve,
-    verdict: VerdictCurve,
-    data: Path,
-    tell: Callable[[str], None],
-    *,
-    boolq_questions: int = 800,
-    paragraphs: int = 100,
-) -> dict[str, Any]:
-    """What is reported: XQuAD's other articles in twelve languages, BoolQ's validation part.
+def measurements(
+    reader: TextReader, answer: AnswerCurve, verdict: VerdictCurve, data: Path
+) -> dict[str, Callable[[], dict[str, Any]]]:
+    """What is reported, each by its name: XQuAD's other articles, BoolQ's validation part.
 
-    Args:
-        reader: what reads.
-        answer: when an answer is shown.
-        verdict: when a verdict is.
-        data: folder with `understanding`.
-        tell: told what is measured.
-        boolq_questions: of BoolQ, at most.
-        paragraphs: of XQuAD in a language other than English, at most, a question each.
+    Languages and BoolQ in samples; `benchmarks/search.py` has them in full.
     """
-    rng = random.Random(1)
-    asked = {language: [a for a in xquad(data, language) if is_reported(a)] for language in LANGUAGES}
-    tell("XQuAD, English")
-    english = asked["en"]
-    found: dict[str, Any] = {"XQuAD en": squad(reader, english)}
-    judged = judged_answers(reader, english[:300], wrong_texts(english[:300], rng))
-    found["answers shown, XQuAD en"] = shown_answers(judged, answer)
-    sample = {language: one_a_paragraph(rows)[:paragraphs] for language, rows in asked.items()}
-    for language in LANGUAGES:
-        tell(f"XQuAD, {language}")
-        found[f"XQuAD {language}, question and text"] = squad(reader, sample[language])
-        if language != "en":
-            found[f"XQuAD {language} question, en text"] = squad(reader, sample[language], sample["en"])
-    tell("BoolQ")
-    examples = boolq(data, "val")[:boolq_questions]
-    found["BoolQ"] = verdicts(judged_verdicts(reader, examples), verdict)
-    return found
+    english = [a for a in xquad(data, "en") if is_reported(a)]
+    wrong = wrong_texts(english, random.Random(1))
+
+    def spans(language: str, count: int) -> dict[str, float]:
+        asked = [a for a in xquad(data, language) if is_reported(a)]
+        return squad(reader, asked if count == 0 else one_a_paragraph(asked)[:count])
+
+    return {
+        "XQuAD en": lambda: spans("en", 0),
+        "XQuAD en, shown": lambda: shown_answers(judged_answers(reader, english[:200], wrong), answer),
+        **{f"XQuAD {language}": partial(spans, language, 40) for language in LANGUAGES if language != "en"},
+        "BoolQ": lambda: verdicts(judged_verdicts(reader, boolq(data, "val")[:600]), verdict),
+    }
