@@ -96,6 +96,7 @@ def query(
         typer.Option("--filter", metavar="FIELD=VALUE", help="What documents must have; repeatable."),
     ] = None,
     words: Annotated[bool, typer.Option("--words", help="Compare words alone.")] = False,
+    heads: search_heads.Heads_ = None,
     as_json: AsJson = False,
 ) -> None:
     """Find documents in an index."""
@@ -109,7 +110,7 @@ def query(
         if not sign or not name:
             raise UsageError(f"--filter {given}: should be FIELD=VALUE, as in language=en")
         conditions[name] = int(value) if value.lstrip("-").isdigit() else value
-    with Index.open(index) as opened:
+    with Index.open(index, heads=heads) as opened:
         found = opened.search(text, top=top, answers=answers, filters=conditions, semantic=not words)
     if as_json:
         write_json(asdict(found))
@@ -167,6 +168,7 @@ def serve_(
             help="Causal model that finishes what is typed (a run or an exported model).", show_default="none"
         ),
     ] = None,
+    heads: search_heads.Heads_ = None,
 ) -> None:
     """Serve an index: an API in the shape of Azure AI Search, and a page to search with."""
     from mainspring.serve.search import run_search
@@ -203,6 +205,7 @@ def serve_(
         writable=not read_only,
         remember=remember,
         model=model,
+        heads=heads,
         on_ready=ready,
     )
     console.print("stopped", markup=False)

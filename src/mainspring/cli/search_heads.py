@@ -22,6 +22,10 @@ RESULTS = "results.json"
 EVERY = 5.0
 """Seconds between lines of progress."""
 DEFAULT_INDEX = Path("search-index")
+Heads_ = Annotated[
+    Path | None,
+    typer.Option("--heads", help="Folder of trained heads.", show_default="the package's, if it has some"),
+]
 Index_ = Annotated[Path, typer.Argument(metavar="[INDEX]", help="The index.")]
 
 
@@ -109,7 +113,7 @@ def train(
             )
             shown.add_row(name, text)
         out().print(shown)
-    out().print(f"heads: {to}; open an index with them: Index.open(INDEX, heads={str(to)!r})", markup=False)
+    out().print(f"heads: {to}; mainspring search query QUERY --heads {to} answers with them", markup=False)
 
 
 def tune(
@@ -162,6 +166,7 @@ def questions(
     index: Index_ = DEFAULT_INDEX,
     most: Annotated[int | None, typer.Option(min=1, help="Passages to look at.", show_default="all")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew.")] = False,
+    heads: Heads_ = None,
     as_json: AsJson = False,
 ) -> None:
     """Make the questions that People Also Ask shows, each answered back by the heads.
@@ -185,7 +190,7 @@ def questions(
                 f"questions: {done:,} of {total:,} passages, {rate:,.0f}/s, ETA {eta}", markup=False
             )
 
-    with Index.open(index) as opened:
+    with Index.open(index, heads=heads) as opened:
         made = make(opened, most=most, fresh=fresh, progress=tell)
     if as_json:
         write_json({"index": index, **made._asdict()})

@@ -36,7 +36,7 @@ UNKNOWN = -1.0
 class ReaderConfig(Section):
     """Shape of a reader over an encoder."""
 
-    apart: int = Field(3, ge=0)
+    apart: int = Field(4, ge=0)
     """First layers, which read question and text apart and stay as they are."""
     rank: int = Field(16, ge=1)
     """Rank of the updates of the other layers' maps."""

@@ -12,15 +12,15 @@ from mainspring.optim.config import OptimConfig
 class ExamplesConfig(Section):
     """How many examples of what."""
 
-    boolq: int = Field(3000, ge=0)
+    boolq: int = Field(2500, ge=0)
     """Questions of BoolQ."""
     boolq_distractors: float = Field(0.3, ge=0, le=1)
     """Share of them that are also put beside a text that does not answer."""
-    cloze: int = Field(2000, ge=0)
+    cloze: int = Field(1500, ge=0)
     """Questions made from statements of BoolQ's passages."""
-    documentation: int = Field(300, ge=0)
+    documentation: int = Field(150, ge=0)
     """Pairs of a first sentence and the rest, of the installed packages' documentation."""
-    languages: tuple[str, ...] = ("en", "de", "es", "ro")
+    languages: tuple[str, ...] = ("en", "de", "es")
     """Of XQuAD, those that are learnt from; all twelve are reported."""
     xquad_passes: int = Field(1, ge=0)
     """Times that XQuAD's training articles are read."""

@@ -210,7 +210,7 @@ def _steps(
         loss = torch.stack([weights[name] * value for name, value in parts.items()]).sum()
         if not bool(loss.isfinite()):
             raise NonFiniteError(
-                f"step {step}: the loss is {float(loss)}; a smaller rate helps: "
+                f"step {step}: the loss is {float(loss.detach())}; a smaller rate helps: "
                 f"optim.lr={recipe.optim.lr / 3:g}"
             )
         optimizer.zero_grad(set_to_none=True)
@@ -220,7 +220,8 @@ def _steps(
             group["lr"] = lr(step, len(batches), recipe.optim)
         optimizer.step()
         for name, value in parts.items():
-            average[name] = 0.98 * average.get(name, float(value)) + 0.02 * float(value)
+            now = float(value.detach())
+            average[name] = 0.98 * average.get(name, now) + 0.02 * now
         tell("training", step + 1, len(batches), average)
         if time.monotonic() - saved > SAVE_SECONDS or step + 1 == len(batches):
             _save(model, optimizer, step + 1, out)

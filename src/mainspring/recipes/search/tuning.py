@@ -45,7 +45,7 @@ DATA: tuple[dict[str, str], ...] = (
         "name": "XQuAD, articles 2, 4, 6, ... of 48 without every twelfth",
         "licence": "CC BY-SA 4.0",
         "source": "Artetxe et al. 2020, arXiv 1910.11856; SQuAD 1.1 dev, Rajpurkar et al. 2016",
-        "use": "spans, no answer, relevance, highlights, in four languages (en de es ro)",
+        "use": "spans, no answer, relevance, highlights, in three languages (en de es)",
     },
     {
         "name": "docstrings of Python's standard library",

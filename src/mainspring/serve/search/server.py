@@ -29,6 +29,7 @@ def run_search(
     writable: bool = True,
     remember: bool = True,
     model: PhraseModel | None = None,
+    heads: str | Path | None = None,
     limits: SearchLimits | None = None,
     grace: float = 10.0,
     on_ready: Callable[[str], None] | None = None,
@@ -43,6 +44,7 @@ def run_search(
         writable: whether documents may be uploaded and deleted.
         remember: keep past queries in the index's folder, to suggest those asked more than once.
         model: completes what is typed where past queries and titles are few.
+        heads: folder of heads over the index's encoder, in place of the package's.
         limits: what is refused.
         grace: seconds that answers under way may take to finish after the signal.
         on_ready: called with the address once the server listens.
@@ -51,7 +53,7 @@ def run_search(
         UsageError: there is no index, it is damaged, or the address is not free.
     """
     place = Path(path)
-    with Index.open(place) as index:
+    with Index.open(place, heads=heads) as index:
         log = QueryLog(place / QUERIES) if remember else None
         _ = index.encoder  # loaded before the first query, not by it
         service = Service(index, log, model, AlsoAsked.open(index))
