@@ -202,7 +202,8 @@ def _steps(
     model.train()
     for step, batch in enumerate(batches[start:], start):
         chosen = [rows[i] for i in batch]
-        questions, texts = (cache.states([r[side] for r in chosen]) for side in (0, 1))
+        questions = cache.states([row.question for row in chosen])
+        texts = cache.states([row.text for row in chosen])
         with torch.random.fork_rng(devices=[]):  # dropout is the step's own, however often a run was stopped
             torch.manual_seed(stable_seed(recipe.seed, step))
             reading = model(questions, texts)
