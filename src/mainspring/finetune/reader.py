@@ -139,8 +139,8 @@ class Reader(nn.Module):
         self.verdict = _RowHead(dim, config.width)
         self.tokens = Linear(dim, 3)
         declare(self.tokens, Initial(dim**-0.5))
-        for module in (self.relevance, self.verdict, self.tokens):
-            initialize(module, seed)
+        for head in (self.relevance, self.verdict, self.tokens):
+            initialize(head, seed)
         for layer in self.encoder.layers[config.apart :]:
             for module in layer.modules():
                 if isinstance(module, LowRankLinear) and module.bias is not None:

@@ -255,6 +255,10 @@ class Index:
         """What ranks the first 50: the one given, else comparing vectors by `curve`."""
         return self._ranker or BiEncoderRanker(**self.curve.model_dump())
 
+    @ranker.setter
+    def ranker(self, ranker: Ranker) -> None:
+        self._ranker = ranker
+
     @property
     def curve(self) -> RankerCurve:
         """The ranker's curve: the one fitted to this index, else the heads', else one set by hand."""
@@ -267,10 +271,6 @@ class Index:
     def set_curve(self, curve: RankerCurve) -> None:
         """Keep a curve in the index (`fit.fitted` makes one)."""
         self.store.set_meta("ranker", json.dumps(curve.model_dump()))
-
-    @ranker.setter
-    def ranker(self, ranker: Ranker) -> None:
-        self._ranker = ranker
 
     @property
     def answerer(self) -> Answerer | None:

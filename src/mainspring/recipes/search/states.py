@@ -10,10 +10,10 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mainspring.data.batch import pad_rows
@@ -45,8 +45,10 @@ class StateCache:
         path = folder / f"states-{name}.f16"
         shape = (int(self._bounds[-1]), reader.encoder.config.d_model)
         self._filled = json.loads(self._progress.read_text()) if self._progress.exists() else 0
-        mode = "r+" if path.exists() else "w+"
-        self._states: NDArray[np.float16] = np.memmap(path, np.float16, mode, shape=shape)
+        mode: Literal["r+", "w+"] = "r+" if path.exists() else "w+"
+        self._states: np.memmap[tuple[int, int], np.dtype[np.float16]] = np.memmap(
+            path, np.float16, mode, shape=shape
+        )
 
     @torch.inference_mode()
     def fill(self, progress: Callable[[int, int], None] | None = None) -> None:
@@ -61,7 +63,7 @@ class StateCache:
                 self._states[start:stop] = states[at, : stop - start]
                 done += stop - start
             if number % 20 == 0 or number == len(self._batches):
-                self._states.flush()  # type: ignore[attr-defined]
+                self._states.flush()
                 replace_file(self._progress, json.dumps(number).encode())
                 self._filled = number
             if progress is not None:
