@@ -341,9 +341,10 @@ class Index:
             best = [found.best(c) for c in chosen]
             made = [caption(reading, p, found.sentence_vectors.get(p.id)) for p in best]
             if encoder is not None:
-                made = with_phrases(reading, made, encoder)
                 if self._heads is not None and is_question(words):
                     made = with_read_phrases(words, made, self._heads.reader)
+                else:
+                    made = with_phrases(reading, made, encoder)
             shown = {c.document: (text,) for c, text in zip(chosen, made, strict=True)}
         hits = []
         for c in chosen:
