@@ -3,12 +3,11 @@ interrupted."""
 
 from __future__ import annotations
 
-import io
 import random
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -30,6 +29,7 @@ from mainspring.recipes.search.examples import (
     with_distractors,
 )
 from mainspring.recipes.search.recipe import HeadsRecipe
+from mainspring.recipes.search.saved import resume_training, save_training
 from mainspring.recipes.search.states import StateCache
 from mainspring.train.files import replace_file
 
@@ -37,7 +37,7 @@ SAVE_SECONDS = 30.0
 """A run that is killed loses no more than this."""
 RECIPES = Path(__file__).parent
 """Folder of the recipes."""
-RECIPE, STATE = "recipe.toml", "training.pt"
+RECIPE, STATE = "recipe.toml", "training.safetensors"
 _AHEAD = 16
 
 
@@ -198,7 +198,7 @@ def _steps(
     parameters = [p for p in model.parameters() if p.requires_grad]
     weights = recipe.loss.model_dump()
     average: dict[str, float] = {}
-    start, saved = _resumed(model, optimizer, out), time.monotonic()
+    start, saved = resume_training(out / STATE, model, optimizer), time.monotonic()
     model.train()
     for step, batch in enumerate(batches[start:], start):
         chosen = [rows[i] for i in batch]
@@ -225,7 +225,7 @@ def _steps(
             average[name] = 0.98 * average.get(name, now) + 0.02 * now
         tell("training", step + 1, len(batches), average)
         if time.monotonic() - saved > SAVE_SECONDS or step + 1 == len(batches):
-            _save(model, optimizer, step + 1, out)
+            save_training(out / STATE, model, optimizer, step + 1)
             saved = time.monotonic()
     model.eval()
 
@@ -257,22 +257,6 @@ def _window(windows: Sequence[Tokens], answer: tuple[int, int]) -> tuple[Tokens,
         if best is None or room > best[0]:
             best = room, window, (inside[0], inside[-1])
     return (windows[0], NOT_KNOWN) if best is None else best[1:]
-
-
-def _save(model: Reader, optimizer: torch.optim.Optimizer, step: int, out: Path) -> None:
-    content = io.BytesIO()
-    torch.save({"step": step, "model": model.trained(), "optimizer": optimizer.state_dict()}, content)
-    replace_file(out / STATE, content.getvalue())
-
-
-def _resumed(model: Reader, optimizer: torch.optim.Optimizer, out: Path) -> int:
-    """Steps that an earlier process made, whose result is taken over."""
-    if not (out / STATE).exists():
-        return 0
-    state: dict[str, Any] = torch.load(out / STATE, weights_only=True)
-    model.load_trained(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
 
 
 class _Teller:
