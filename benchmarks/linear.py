@@ -34,6 +34,8 @@ ENVIRONMENT = Path("/work/peers/linear/bin/python")
 """Where Vowpal Wabbit is looked for: `pip install vowpalwabbit` in an environment of its own."""
 BITS, SPEEDUP, APART = 18, 1.6, 0.003
 RATE = 0.02
+BLOCK = 16384
+"""Examples that a worker takes between two compositions; one worker's result does not depend on it."""
 VW = """
 import sys, time
 from vowpalwabbit import Workspace
@@ -97,7 +99,7 @@ def part(rows: SparseRows, begin: int, end: int) -> SparseRows:
 
 def ours(train: SparseRows, test: SparseRows, passes: int, workers: int) -> tuple[float, float]:
     """Seconds of a fit, and its accuracy on the held-out rows."""
-    settings = LinearSettings(rate=RATE, epochs=passes, workers=workers, block=4096)
+    settings = LinearSettings(rate=RATE, epochs=passes, workers=workers, block=BLOCK)
     began = time.perf_counter()
     model = fit(train, settings)
     took = time.perf_counter() - began

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tools.claims import claimed
 from tools.compatibility import compatibility
 from tools.onnx_operators import onnx_operators
 from tools.tables import table
@@ -163,6 +164,10 @@ def benchmarks() -> str:
         "# Benchmarks\n\nEach table comes from a program in `benchmarks/` that ran Mainspring and its peers\n"
         "in turn on the same work. Run them all with `make bench`, one with\n"
         "`python -m benchmarks.NAME [--quick]`.\n",
+        "\n## Published claims\n\nWhat others published, and the ratios of the tables below that stand "
+        "beside it: exact (a\ncount), ratio (beside a peer on this machine), direction (quality at a small "
+        "scale). A figure of a\ncluster is not restated as ours.\n\n",
+        table(claimed()),
     ]
     for path in sorted((ROOT / "benchmarks/results").glob("*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))

@@ -11,6 +11,7 @@ import json
 import statistics
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from benchmarks.communicating.ways import FULL, QUICK, ROWS, SEQ, WAYS, Size
+from benchmarks.communicating.ways import JOINED, SEQ, WAYS, Size
 from mainspring import comm
 
 
@@ -32,10 +33,10 @@ def text(path: str) -> Tensor:
     return spaced[order].flatten().to(torch.uint8)
 
 
-def rows_of(corpus: Tensor, step: int, rank: int, seed: int) -> Tensor:
-    """A rank's rows of a step: ROWS of SEQ + 1 bytes."""
+def rows_of(corpus: Tensor, step: int, rank: int, seed: int, rows: int) -> Tensor:
+    """A rank's rows of a step, of SEQ + 1 bytes."""
     generator = torch.Generator().manual_seed((seed * 100_003 + step) * 64 + rank)
-    starts = torch.randint(0, len(corpus) - SEQ - 1, (ROWS,), generator=generator)
+    starts = torch.randint(0, len(corpus) - SEQ - 1, (rows,), generator=generator)
     return corpus[starts[:, None] + torch.arange(SEQ + 1)].long()
 
 
@@ -51,7 +52,7 @@ def main() -> None:
         "gloo", init_method=f"file://{told['store']}", rank=rank, world_size=told["world"]
     )
     comm.shared.disable()  # between hosts nothing goes but over the link
-    size, corpus = (QUICK if told["quick"] else FULL), text(told["text"])
+    size, corpus = Size(**told["size"]), text(told["text"])
     find = _curves if told["follow"] else _times
     found = {way: find(way, size, corpus, rank, told["seed"]) for way in told["ways"]}
     Path(f"{told['store']}.{rank}.json").write_text(json.dumps(found), encoding="utf-8")
@@ -61,19 +62,15 @@ def main() -> None:
 
 def _times(way: str, size: Size, corpus: Tensor, rank: int, seed: int) -> dict[str, Any]:
     """Median seconds and bytes of a step, in the warm-up and after it."""
-    run = WAYS[way](size, seed)
+    # What a step costs does not depend on when the variance freezes.
+    run = WAYS[way](replace(size, freeze=size.timed + 1), seed)
     spent: list[float] = []
     sent: list[float] = []
-    # A way whose phases are alike has one; PowerSGD and signs begin after `freeze` steps.
-    steps = [*range(size.timed + 1), *range(size.freeze, size.freeze + size.timed + 1)]
-    for step in range(size.freeze + size.timed + 1):
-        if step not in steps:
-            run.step(rows_of(corpus, step, rank, seed))
-            continue
+    for step in range(2 * size.timed + 2):  # of each phase the first is not counted
         before = run.sent()
         dist.barrier()
         began = time.perf_counter()
-        run.step(rows_of(corpus, step, rank, seed))
+        run.step(rows_of(corpus, step, rank, seed, size.rows))
         spent.append(time.perf_counter() - began)
         after = run.sent()
         sent.append(0.0 if after is None or before is None else after - before)
@@ -88,9 +85,11 @@ def _times(way: str, size: Size, corpus: Tensor, rank: int, seed: int) -> dict[s
 
 def _curves(way: str, size: Size, corpus: Tensor, rank: int, seed: int) -> dict[str, Any]:
     """The mean loss of all ranks, step by step, of a whole run; its bytes."""
-    run = WAYS[way](size, seed)
+    run = {**WAYS, **JOINED}[way](size, seed)
     before = run.sent()
-    losses = torch.tensor([run.step(rows_of(corpus, step, rank, seed)) for step in range(size.steps)])
+    losses = torch.tensor(
+        [run.step(rows_of(corpus, step, rank, seed, size.rows)) for step in range(size.steps)]
+    )
     after = run.sent()
     dist.all_reduce(losses)
     return {

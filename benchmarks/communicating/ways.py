@@ -17,11 +17,11 @@ from mainspring import optim, parallel
 from mainspring.data.batch import causal_batch
 from mainspring.models.gpt2.config import gpt2
 from mainspring.nn import Transformer, initialize
-from mainspring.optim import OptimConfig
+from mainspring.optim import OptimConfig, schedules
 from mainspring.parallel import Plan
 
-VOCAB, SEQ, ROWS = 256, 64, 8
-"""Bytes; tokens of a row; rows of a rank's step."""
+VOCAB, SEQ = 256, 64
+"""Bytes; tokens of a row."""
 LR = 1e-3
 BETAS = (0.9, 0.99)
 
@@ -37,11 +37,14 @@ class Size:
     timed: int
     """Steps that are timed over a link, in each phase."""
     freeze: int
-    """15 % of the steps."""
+    """15 % of the steps; where steps are timed, one more than those."""
+    rows: int = 2
+    """Of a rank's step: so few that a link of 100 Mbit/s, and not computing, sets the pace, which is what
+    signs are for. (A parameter's 16 bits are on the wire for 160 ns; its 6 x 128 FLOPs take some 20.)"""
 
 
-FULL = Size(width=256, layers=6, steps=400, timed=8, freeze=60)
-QUICK = Size(width=64, layers=2, steps=40, timed=3, freeze=6)
+FULL = Size(width=192, layers=4, steps=1000, timed=8, freeze=150)
+QUICK = Size(width=192, layers=4, steps=40, timed=3, freeze=6)
 
 
 @dataclass
@@ -56,26 +59,28 @@ class Run:
 
 
 def make_model(size: Size, seed: int) -> nn.Module:
-    """A language model over bytes, 4.8 M parameters in full."""
+    """A language model over bytes, 1.8 M parameters in full."""
     config = gpt2(size.width, size.layers, 4, vocab_size=VOCAB, max_positions=SEQ)
     return initialize(Transformer(config), seed)
 
 
-def ours(kind: str, **onebit: Any) -> Callable[[Size, int], Run]:
+def ours(kind: str, *, adasum: bool = False, **onebit: Any) -> Callable[[Size, int], Run]:
     """By a plan and `optim.build`."""
 
     def make(size: Size, seed: int) -> Run:
         signs = kind in ("onebit_adam", "onebit_lamb", "zero_one_adam")
-        communication = "compressed" if signs else "exact"
+        # As in the published runs gradients travel in 16 bits until signs do.
+        how = {"communication": "compressed", "gradient_dtype": "bf16"} if signs else {}
+        how |= {"communication": "adasum"} if adasum else {}
         model = make_model(size, seed)
-        parallel.apply(model, Plan(data=dist.get_world_size(), communication=communication), reduce="mean")
+        parallel.apply(model, Plan(data=dist.get_world_size(), **how), reduce="mean")  # type: ignore[arg-type]
         lr = 10 * LR if "lamb" in kind else LR
         settings = {"freeze_step": size.freeze, **onebit} if signs else {}
         config = OptimConfig(kind=kind, lr=lr, betas=BETAS, weight_decay=0.01, onebit=settings)  # type: ignore[arg-type]
         optimizer = optim.build(
             model, config, join=parallel.piece_sum(model), replicas=parallel.replicas(model)
         )
-        return Run(model, _stepper(model, optimizer), parallel.traffic(model).wire)
+        return Run(model, _stepper(model, optimizer, size), parallel.traffic(model).wire)
 
     return make
 
@@ -84,7 +89,10 @@ def ddp(hook: str) -> Callable[[Size, int], Run]:
     """torch's DistributedDataParallel and AdamW."""
 
     def make(size: Size, seed: int) -> Run:
-        model = nn.parallel.DistributedDataParallel(make_model(size, seed))
+        # PowerSGD's collectives follow one another in callbacks: with two buckets on gloo those of one rank
+        # can be in another order than those of the next, and the run breaks off. It gets one bucket.
+        cap = 1000 if hook == "PowerSGD" else None
+        model = nn.parallel.DistributedDataParallel(make_model(size, seed), bucket_cap_mb=cap)
         if hook == "fp16":
             model.register_comm_hook(None, default_hooks.fp16_compress_hook)
         elif hook == "bf16":
@@ -95,7 +103,7 @@ def ddp(hook: str) -> Callable[[Size, int], Run]:
             )
             model.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
         optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=BETAS, weight_decay=0.01)
-        return Run(model, _stepper(model, optimizer), lambda: None)
+        return Run(model, _stepper(model, optimizer, size), lambda: None)
 
     return make
 
@@ -108,8 +116,18 @@ def _bf16(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
     return work.get_future().then(lambda done: bucket.buffer().copy_(done.value()[0]))
 
 
-def _stepper(model: nn.Module, optimizer: torch.optim.Optimizer) -> Callable[[Tensor], float]:
+def _stepper(model: nn.Module, optimizer: torch.optim.Optimizer, size: Size) -> Callable[[Tensor], float]:
+    """Steps whose learning rate rises for half the steps before the freeze, and falls to a tenth."""
+    shape = {"kind": "linear", "warmup_steps": size.freeze // 2, "final_ratio": 0.1}
+    schedule = OptimConfig(lr=1.0, schedule=shape)  # type: ignore[arg-type]
+    peaks = [float(group["lr"]) for group in optimizer.param_groups]
+    done = 0
+
     def step(rows: Tensor) -> float:
+        nonlocal done
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * schedules.lr(done, size.steps, schedule)
+        done += 1
         logits = model(causal_batch(rows[:, :-1])).logits
         loss = F.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
         loss.backward()
@@ -132,3 +150,5 @@ WAYS: dict[str, Callable[[Size, int], Run]] = {
     "1-bit LAMB": ours("onebit_lamb"),
 }
 """By name."""
+JOINED = {"Adam, mean": ours("adamw"), "Adam, Adasum": ours("adamw", adasum=True)}
+"""Ways to join what ranks computed; `benchmarks.convergence` compares them."""

@@ -11,14 +11,17 @@ from hypothesis import strategies as st
 
 from mainspring.errors import DataError, NonFiniteError, RunFault, UsageError, WeightsError
 from mainspring.linear import LinearModel, LinearSettings, SparseRows, fit, read_csv, read_svmlight
-from mainspring.linear.block import Weights, reference
+from mainspring.linear.block import Portable, Weights
 from mainspring.linear.combiners import Projection, Subset, followed
 from mainspring.linear.kernel import compiled
+from mainspring.linear.lines import features_of, line_count
 from mainspring.linear.losses import LOSSES
-from mainspring.linear.merge import Report, gained, merge
+from mainspring.linear.merge import Report, merge
 from mainspring.linear.readers import two_classes
+from mainspring.linear.shared import dealt
 from mainspring.linear.workers import Workers
 
+PORTABLE = Portable()
 CONSTANT = LinearSettings(loss="least_squares", rate=0.02, schedule="constant")
 
 
@@ -35,13 +38,12 @@ def composed(rows, config, edges, trackers):
     weights, before, reports = Weights(start.copy()), start.copy(), []
     for (first, last), tracker in zip(edges, trackers, strict=True):
         local = Weights(start.copy())
-        passed = reference(rows, np.arange(first, last), first, config, local, tracker)
-        added = gained(before, local, passed.touched)
-        reports.append(Report(passed.touched, added, passed.decay, tracker))
-    merge(weights, before, reports, config)
+        passed = PORTABLE.pass_over(rows, np.arange(first, last), first, config.steps, local, tracker)
+        reports.append(Report(passed.lines, local.values, local.scale, passed.decay, tracker))
+    merge(weights, before, reports, config, PORTABLE)
     np.testing.assert_array_equal(before, weights.values)
     alone = Weights(start.copy())
-    reference(rows, np.arange(edges[-1][1]), 0, config, alone, None)
+    PORTABLE.pass_over(rows, np.arange(edges[-1][1]), 0, config.steps, alone, None)
     return weights.whole(), alone.whole(), start
 
 
@@ -62,7 +64,7 @@ def test_slopes_and_curvatures_are_derivatives(name, m, y):
 def test_exact_blocks_of_least_squares_are_the_sequential_pass(seed, workers, l2):
     rows, config = problem(seed=seed), CONSTANT.replace(combiner="exact", l2=l2)
     edges = [(k * 60 // workers, (k + 1) * 60 // workers) for k in range(workers)]
-    features = followed(rows, config)
+    features = followed(config, rows.counts)
     trackers = [Subset.of(features, rows.features, float) for _ in edges]
     found, alone, _ = composed(rows, config, edges, trackers)
     np.testing.assert_allclose(found, alone, rtol=0, atol=1e-11)
@@ -73,7 +75,7 @@ def test_other_losses_are_composed_to_second_order_in_the_other_blocks_change():
     errors = []
     for rate in (0.08, 0.04, 0.02):
         config = LinearSettings(loss="logistic", rate=rate, schedule="constant", combiner="exact")
-        trackers = [Subset.of(followed(rows, config), rows.features, float) for _ in range(2)]
+        trackers = [Subset.of(followed(config, rows.counts), rows.features, float) for _ in range(2)]
         found, alone, _ = composed(rows, config, [(0, 30), (30, 60)], trackers)
         errors.append(abs(found - alone).max())
     # What is left out is the step times the square of the change: the cube of the rate.
@@ -100,7 +102,7 @@ def test_sum_and_mean_by_hand(combiner):
     ends = []
     for first in (0, 30):
         local = Weights(start.copy())
-        reference(rows, np.arange(first, first + 30), first, config, local, None)
+        PORTABLE.pass_over(rows, np.arange(first, first + 30), first, config.steps, local, None)
         ends.append(local.whole())
     expected = start + sum(e - start for e in ends) if combiner == "sum" else np.mean(ends, axis=0)
     np.testing.assert_allclose(found, expected, atol=1e-12)
@@ -119,23 +121,81 @@ def test_the_kernel_is_the_reference(kernel, loss, schedule, kind):
     config = LinearSettings(loss=loss, schedule=schedule, rate=0.05, decay=0.01, l2=0.01)
     order = np.random.default_rng(2).permutation(300)
     results = []
-    for run in (reference, kernel):
+    for loops in (PORTABLE, kernel):
         weights = Weights(np.full(40, 0.1, dtype=np.float32), 0.5)
         features = np.arange(0, 40, 3, dtype=np.int32)
         tracker = {"none": None, "subset": Subset.of(features, 40)}.get(
             kind, Projection(np.zeros((40, 5), np.float32), 7)
         )
-        passed = run(rows, order, 1000, config, weights, tracker)
+        passed = loops.pass_over(rows, order, 1000, config.steps, weights, tracker)
         results.append((weights.whole(), passed, None if tracker is None else tracker.change))
     (w, passed, change), (w2, passed2, change2) = results
     np.testing.assert_allclose(w2, w, atol=2e-5)
-    np.testing.assert_array_equal(passed2.touched, passed.touched)
+    np.testing.assert_array_equal(passed2.lines, passed.lines)
     assert passed2.decay == pytest.approx(passed.decay) and passed2.loss == pytest.approx(
         passed.loss, rel=1e-4
     )
     if change is not None:
         assert loss == "hinge" or np.abs(change).max() > 0
         np.testing.assert_allclose(change2, change, atol=2e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(features=st.integers(1, 70), seed=st.integers(0, 10_000))
+def test_lines_are_added_and_copied_as_features_are(kernel, features, seed):
+    rng = np.random.default_rng(seed)
+    lines = np.flatnonzero(rng.random(line_count(features)) < 0.6).astype(np.int32)
+    here = features_of(lines, features)
+    assert here.tolist() == [f for f in range(features) if f // 16 in lines]
+    old, ends, begins = (rng.normal(size=features).astype(np.float32) for _ in range(3))
+    expected = old.copy()
+    expected[here] += 0.3 * (ends - begins)[here]
+    for loops in (PORTABLE, kernel):
+        values = old.copy()
+        loops.add(values, lines, ends, begins, 0.3)
+        np.testing.assert_allclose(values, expected, rtol=0, atol=1e-6)
+        loops.copy(values, lines, ends)
+        np.testing.assert_array_equal(values[here], ends[here])
+        others = np.setdiff1d(np.arange(features), here)
+        np.testing.assert_array_equal(values[others], old[others])
+
+
+def test_rows_on_some_of_their_features(kernel):
+    rows = problem()
+    np.testing.assert_array_equal(kernel.counts(rows), rows.counts())
+    tracker = Subset.of(np.array([2, 7], dtype=np.int32), rows.features)
+    kernel.prepare(tracker, rows)
+    _, chosen = tracker.chosen
+    for i in range(len(rows)):
+        (indices, values), (own, parts) = rows.row(i), chosen.row(i)
+        expected = {((2, 7).index(f), v) for f, v in zip(indices, values, strict=True) if f in (2, 7)}
+        assert set(zip(own, parts, strict=True)) == expected
+
+
+@pytest.mark.parametrize("combiner", ["frequent", "projected", "sum", "mean"])
+def test_processes_do_what_one_process_composes(combiner):
+    """Two rounds, against blocks merged here by the portable loops."""
+    rows = problem(n=128, d=40, classify=True)
+    config = LinearSettings(rate=0.05, combiner=combiner, rank=8, workers=2, block=32, l2=0.01)
+    found = fit(rows, config)
+    order = np.random.default_rng((0, 0)).permutation(128)
+    features = followed(config, rows.counts)
+    weights = Weights(np.zeros(rows.features))
+    for first in (0, 64):
+        before, reports = weights.values.copy(), []
+        tracker = None
+        if combiner == "frequent":
+            tracker = Subset.of(features, rows.features, float)
+        elif combiner == "projected":
+            tracker = Projection(np.zeros((rows.features, 8)), 2 * first + 1)
+        edges = dealt(first, first + 64, [1.0, tracker.cost(rows) if tracker else 1.0])
+        for begin, end, own in zip(edges, edges[1:], (None, tracker), strict=False):
+            local = Weights(before.copy(), weights.scale)
+            block = order[begin:end]
+            passed = PORTABLE.pass_over(rows, block, begin, config.steps, local, own)
+            reports.append(Report(passed.lines, local.values, local.scale, passed.decay, own))
+        merge(weights, before, reports, config, PORTABLE)
+    np.testing.assert_allclose(found.weights, weights.whole(), atol=2e-6)
 
 
 @pytest.mark.parametrize("loss", ["least_squares", "logistic"])
@@ -157,13 +217,24 @@ def test_training_goes_on_from_a_model():
 def test_a_killed_worker_is_named():
     rows = problem(n=100)
     weights = Weights(np.zeros(rows.features, np.float32))
-    with Workers(rows, weights, CONSTANT.replace(workers=2, combiner="sum"), followed(rows, CONSTANT),
-                 portable=True) as workers:  # fmt: skip
-        folder = workers.folder
+    with Workers(rows, weights, CONSTANT.replace(workers=2, combiner="sum"), PORTABLE) as workers:
         os.kill(workers._processes[1].pid, signal.SIGKILL)
         with pytest.raises(RunFault, match="worker 1 of 2 ended with exit code -9"):
             workers.round(0, 100, 0, 0)
-    assert not folder.exists()
+    assert not any(process.is_alive() for process in workers._processes.values())
+
+
+def test_workers_end_with_the_training():
+    """Also where that was killed: nobody else has the training's ends of the pipes."""
+    rows = problem(n=100)
+    weights = Weights(np.zeros(rows.features, np.float32))
+    with Workers(rows, weights, CONSTANT.replace(workers=3, combiner="sum"), PORTABLE) as workers:
+        for pipe in workers._pipes.values():
+            pipe.close()
+        assert len(workers._processes) == 2
+        for process in workers._processes.values():
+            process.join(timeout=10)
+            assert process.exitcode == 0
 
 
 def test_too_long_steps_are_told():
@@ -176,7 +247,7 @@ def test_wrong_input_is_told():
         fit(problem(), LinearSettings())
     wide = SparseRows.dense(np.ones((1, 5000)), np.ones(1))
     with pytest.raises(UsageError, match="5,000 features keeps a matrix"):
-        followed(wide, LinearSettings(combiner="exact"))
+        followed(LinearSettings(combiner="exact"), wide.counts)
 
 
 def test_svmlight(tmp_path):

@@ -399,6 +399,8 @@ def join_tensor_parts(whole, simulated, zero):
         ({"pipeline": 2}, "the first and the last stage"),
         ({"communication": "adasum", "tensor": 2}, "a part of a layer or of a row"),
         ({"communication": "adasum", "zero": 1}, "steps a part of the weights"),
+        ({"communication": "adasum", "gradient_dtype": "bf16"}, 'with communication = "adasum" none are'),
+        ({"zero": 1, "gradient_dtype": "bf16"}, "with zero = 1 none are"),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_reason(plan, reason):

@@ -31,9 +31,9 @@ class Branches(nn.Module):
         return x
 
 
-def spread(rank, world, reduce="sum", **options):
+def spread(rank, world, reduce="sum", plan=None, **options):
     torch.manual_seed(rank)
-    return parallel.apply(Branches(), Plan(data=world), reduce=reduce, **options)
+    return parallel.apply(Branches(), Plan(data=world, **(plan or {})), reduce=reduce, **options)
 
 
 def reference(model, inputs, takes, scale):
@@ -113,6 +113,20 @@ def corners(rank, world):
     reducer.expect((output, {"other": 3}))
     output.sum().backward()
     wrong["no gradient"] = [] if torch.equal(linear.weight.grad, torch.ones(2, 2)) else [linear.weight.grad]
+
+    # Gradients that travel in 16 bits: what each rank sends is rounded once, and the sum of them.
+    model = spread(rank, world, plan={"gradient_dtype": "bf16"})
+    model(x[rank], takes[rank]).square().sum().backward()
+    want = reference(model, x, takes, 1.0)
+    wrong["bf16"] = [
+        name
+        for name, p in model.named_parameters()
+        if (p.grad is None) != (want[name] is None)
+        or (p.grad is not None and (p.grad - want[name]).abs().max() > 2**-6 * want[name].abs().max())
+    ]
+    found = model.left.weight.grad
+    if found.dtype != torch.float32 or not torch.equal(found, found.bfloat16().float()):
+        wrong["bf16"].append("the dtype")
 
     # Strides are the parameter's; a copy of the model is a plain module.
     conv = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)

@@ -2,9 +2,11 @@
 
 import pytest
 
+from mainspring.errors import PlanError
 from mainspring.models.gpt2.config import gpt2
 from mainspring.nn import TransformerConfig
-from mainspring.planner import Candidate, Space, cost, device, inventory_of, search, work_of
+from mainspring.parallel import Plan
+from mainspring.planner import Candidate, Space, cost, device, inventory_of, prepare, search, work_of
 from mainspring.planner.activations import kept_bytes
 from mainspring.planner.schedule import bubble, in_flight
 from mainspring.planner.states import state_bytes
@@ -250,5 +252,15 @@ def test_signs_cost_memory_for_what_is_owed_and_send_a_thirty_second():
     }
     assert sent["exact"] == pytest.approx(32 * sent["signs"])
     assert sent["shards"] - sent["signs"] == pytest.approx(3 / 4 * 4 * psi)  # weights are gathered as ever
-    for candidate in (*exact.values(), *signs.values()):
+    low = Candidate(data=4, gradient_dtype="bf16")
+    assert sum(cost(INVENTORY, WORK, low, V100, "fp32").traffic.values()) == pytest.approx(sent["exact"] / 2)
+    for candidate in (*exact.values(), *signs.values(), low):
         assert Candidate.of(candidate.plan()) == candidate
+
+
+def test_what_is_advised_reduces_as_shards_do():
+    """A plan whose gradients travel in bf16 does not fit; the nearest that does has shards."""
+    large = gpt2(2560, 32, 32, max_positions=S)
+    plan = Plan(data=4, gradient_dtype="bf16")
+    with pytest.raises(PlanError, match=r"plan\.zero=[123]"):
+        prepare(large, plan, batch_tokens=4 * S, seq_len=S, precision="fp32", machine=V100)

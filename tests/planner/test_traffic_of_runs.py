@@ -34,6 +34,7 @@ PLANS = [
     {"data": 4, "communication": "compressed"},
     {"data": 2, "tensor": 2, "zero": 1, "communication": "compressed"},
     {"data": 4, "communication": "adasum"},
+    {"data": 4, "gradient_dtype": "bf16"},
 ]
 
 

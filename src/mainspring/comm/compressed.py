@@ -21,9 +21,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mainspring.comm.collectives import all_gather, all_reduce, all_to_all
+from mainspring.comm.collectives import Pending, all_gather, all_reduce, all_to_all
 from mainspring.comm.counter import Counter
-from mainspring.numerics.signs import Scale, compress, expand, message_bytes
+from mainspring.numerics.signs import Scale, compress, expand, message_bytes, worth_compiling
 
 
 class CompressedMean:
@@ -56,6 +56,9 @@ class CompressedMean:
         ends = [0, *accumulate(sum(runs) for runs in self._runs)]
         self.parts = [slice(a, b) for a, b in pairwise(ends)]
         """Where in the buffer the chunk of each rank lies."""
+        # All chunks are packed alike, however small one is: calls of torch for each run of it would cost
+        # more than the packing.
+        self._native = worth_compiling(ends[-1], torch.device(device))
         self.worker_error = torch.zeros(ends[-1], device=device)
         """What this rank owes [total]."""
         self.server_error = torch.zeros(ends[self.rank + 1] - ends[self.rank], device=device)
@@ -81,28 +84,55 @@ class CompressedMean:
             name: what the traffic is for.
         """
         lengths = [message_bytes(runs) for runs in self._runs]
+        most, own = max(lengths), lengths[self.rank]
         outbox = [_message(length, buffer) for length in lengths]
-        for part, runs, message in zip(self.parts, self._runs, outbox, strict=True):
-            compress(buffer[part], self.worker_error[part], runs, message, scale=self._scale)
-        inbox = [_message(lengths[self.rank], buffer) for _ in outbox]
-        if self._group is None:
-            inbox = outbox
-        else:
-            all_to_all(
-                inbox, outbox, name=name, largest=max(lengths), group=self._group, counter=self._counter
-            ).wait()
-        runs, mean = self._runs[self.rank], buffer[self.own]
+        inbox = [_message(own, buffer) for _ in outbox]
+        for rank in range(self.size):
+            if rank != self.rank:
+                self._pack(buffer, rank, outbox[rank])
+        sent = self._send(inbox, outbox, most, name)
+        # What stays here is packed, and what comes of it unpacked, while the rest is on its way.
+        self._pack(buffer, self.rank, outbox[self.rank])
+        inbox[self.rank] = outbox[self.rank]
+        if sent is not None:
+            sent.wait()
+        mean = buffer[self.own]
         for rank, message in enumerate(inbox):
-            expand(message, runs, mean, weight=1 / self.size, add=rank > 0)
-        reply = _message(max(lengths), buffer)
-        compress(mean, self.server_error, runs, reply[: lengths[self.rank]], scale=self._scale)
-        replies = reply
-        if self._group is not None:
-            replies = _message(self.size * max(lengths), buffer)
-            for work in all_gather(replies, reply, name=name, group=self._group, counter=self._counter):
-                work.wait()
-        for row, part, runs in zip(replies.view(self.size, -1), self.parts, self._runs, strict=True):
-            expand(row[: message_bytes(runs)], runs, buffer[part])
+            self._unpack(message, self.rank, mean, weight=1 / self.size, add=rank > 0)
+        reply = _message(most, buffer)
+        self._compress(mean, self.server_error, self.rank, reply[:own])
+        replies, gathered = self._gather(reply, name)
+        self._unpack(reply[:own], self.rank, mean)
+        for work in gathered:
+            work.wait()
+        for rank, row in enumerate(replies.view(self.size, -1)):
+            if rank != self.rank:
+                self._unpack(row[: lengths[rank]], rank, buffer[self.parts[rank]])
+
+    def _send(self, inbox: list[Tensor], outbox: list[Tensor], most: int, name: str) -> Pending | None:
+        if self._group is None:
+            return None
+        return all_to_all(inbox, outbox, name=name, largest=most, group=self._group, counter=self._counter)
+
+    def _gather(self, reply: Tensor, name: str) -> tuple[Tensor, list[Pending]]:
+        if self._group is None:
+            return reply, []
+        replies = _message(self.size * reply.numel(), reply)
+        return replies, all_gather(replies, reply, name=name, group=self._group, counter=self._counter)
+
+    def _pack(self, buffer: Tensor, rank: int, message: Tensor) -> None:
+        """What goes to a rank."""
+        part = self.parts[rank]
+        self._compress(buffer[part], self.worker_error[part], rank, message)
+
+    def _compress(self, values: Tensor, error: Tensor, rank: int, message: Tensor) -> None:
+        compress(values, error, self._runs[rank], message, scale=self._scale, native=self._native)
+
+    def _unpack(
+        self, message: Tensor, rank: int, out: Tensor, *, weight: float = 1.0, add: bool = False
+    ) -> None:
+        """A message of the chunk of a rank."""
+        expand(message, self._runs[rank], out, weight=weight, add=add, native=self._native)
 
     @torch.no_grad()
     def share(self) -> Tensor:

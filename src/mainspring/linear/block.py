@@ -11,10 +11,11 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from mainspring.linear.combiners import Array, Ints, Tracker
+from mainspring.linear.combiners import Array, Subset, Tracker
+from mainspring.linear.lines import LINE, Ints, features_of, line_count
 from mainspring.linear.losses import LOSSES
 from mainspring.linear.rows import SparseRows
-from mainspring.linear.settings import LinearSettings
+from mainspring.linear.steps import Steps
 
 Order = npt.NDArray[np.int64]
 
@@ -41,46 +42,72 @@ class Weights:
 
 @dataclass(frozen=True)
 class Passed:
-    """What a pass did: features it changed, the product of its decays, the sum of losses before each step."""
+    """What a pass did: lines in which it changed features, the product of its decays, the sum of losses
+    before each step."""
 
-    touched: Ints
+    lines: Ints
     decay: float
     loss: float
 
 
-class Pass(Protocol):
-    """A pass over the rows `order`, the first being example t of the run; `weights` change in place."""
+class Loops(Protocol):
+    """What goes over examples and weights."""
 
-    def __call__(
-        self,
-        rows: SparseRows,
-        order: Order,
-        t: int,
-        settings: LinearSettings,
-        weights: Weights,
-        tracker: Tracker,
-    ) -> Passed: ...
+    def pass_over(
+        self, rows: SparseRows, order: Order, t: int, steps: Steps, weights: Weights, tracker: Tracker
+    ) -> Passed:
+        """A step for each of the rows `order`, the first being example t of the run; `weights` change in
+        place."""
+
+    def counts(self, rows: SparseRows) -> npt.NDArray[np.int64]:
+        """In how many rows each feature stands: [features]."""
+
+    def prepare(self, tracker: Subset, rows: SparseRows) -> None:
+        """Make what `pass_over` wants to have of a tracker and all rows, so that it need not."""
+
+    def add(self, values: Array, lines: Ints, ends: Array, begins: Array, factor: float) -> None:
+        """`values += factor * (ends - begins)` on lines; all [features]."""
+
+    def copy(self, to: Array, lines: Ints, source: Array) -> None:
+        """`to = source` on lines."""
 
 
-def reference(
-    rows: SparseRows, order: Order, t: int, settings: LinearSettings, weights: Weights, tracker: Tracker
-) -> Passed:
-    """The pass, an example at a time."""
-    loss = LOSSES[settings.loss]
-    decay, total = 1.0, 0.0
-    touched = np.zeros(rows.features, dtype=bool)
-    for k, i in enumerate(order):
-        indices, single = rows.row(int(i))
-        values = single.astype(weights.values.dtype)
-        y = float(rows.targets[i])
-        margin = float(weights.values[indices] @ values) * weights.scale
-        a = settings.step_size(t + k)
-        shrink = 1.0 - a * settings.l2
-        total += loss.value(margin, y)
-        weights.scale *= shrink
-        decay *= shrink
-        weights.values[indices] -= a * loss.slope(margin, y) / weights.scale * values
-        touched[indices] = True
-        if tracker is not None:
-            tracker.step(indices, values, a * loss.curvature(margin, y) / shrink)
-    return Passed(np.flatnonzero(touched).astype(np.int32), decay, total)
+class Portable:
+    """`Loops` in numpy, an example at a time; in the precision of the weights."""
+
+    def pass_over(
+        self, rows: SparseRows, order: Order, t: int, steps: Steps, weights: Weights, tracker: Tracker
+    ) -> Passed:
+        """See `Loops`, here and below."""
+        loss = LOSSES[steps.loss]
+        decay, total = 1.0, 0.0
+        marks = np.zeros(line_count(rows.features), dtype=bool)
+        for k, i in enumerate(order):
+            indices, single = rows.row(int(i))
+            values = single.astype(weights.values.dtype)
+            y = float(rows.targets[i])
+            margin = float(weights.values[indices] @ values) * weights.scale
+            a = steps.size(t + k)
+            shrink = 1.0 - a * steps.l2
+            total += loss.value(margin, y)
+            weights.scale *= shrink
+            decay *= shrink
+            weights.values[indices] -= a * loss.slope(margin, y) / weights.scale * values
+            marks[indices // LINE] = True
+            if tracker is not None:
+                tracker.step(indices, values, a * loss.curvature(margin, y) / shrink)
+        return Passed(np.flatnonzero(marks).astype(np.int32), decay, total)
+
+    def counts(self, rows: SparseRows) -> npt.NDArray[np.int64]:
+        return rows.counts()
+
+    def prepare(self, tracker: Subset, rows: SparseRows) -> None:
+        pass  # the portable pass looks features up in `tracker.slots`
+
+    def add(self, values: Array, lines: Ints, ends: Array, begins: Array, factor: float) -> None:
+        here = features_of(lines, len(values))
+        values[here] += factor * (ends[here].astype(np.float64) - begins[here])
+
+    def copy(self, to: Array, lines: Ints, source: Array) -> None:
+        here = features_of(lines, len(to))
+        to[here] = source[here]

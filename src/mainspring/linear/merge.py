@@ -4,30 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mainspring.linear.block import Weights
-from mainspring.linear.combiners import Array, Ints, Tracker
-from mainspring.linear.settings import LinearSettings
+from mainspring.linear.block import Loops, Weights
+from mainspring.linear.combiners import Array, Places, Tracker
+from mainspring.linear.lines import Ints, line_count
+
+if TYPE_CHECKING:
+    from mainspring.linear.settings import LinearSettings
 
 
 @dataclass(frozen=True)
 class Report:
-    """A worker's block: l = decay * w_g + gained, `gained` being 0 but on the features touched."""
+    """A worker's block: where it ended (`ends` [features], which is where all began but on `lines`), by which
+    scale; the product of its decays; how its end depends on its beginning."""
 
-    touched: Ints
-    gained: Array
+    lines: Ints
+    ends: Array
+    scale: float
     decay: float
     tracker: Tracker
 
 
-def gained(before: Array, after: Weights, touched: Ints) -> Array:
-    """What a pass that began at values `before` added to its decayed weights: [touched] float64."""
-    return (after.values[touched].astype(np.float64) - before[touched]) * after.scale
-
-
-def merge(weights: Weights, before: Array, reports: Sequence[Report], settings: LinearSettings) -> None:
+def merge(
+    weights: Weights, before: Array, reports: Sequence[Report], settings: LinearSettings, loops: Loops
+) -> Ints:
     """Take the reports, in the order of their examples, into `weights` (which all of them began at).
 
     Args:
@@ -35,23 +38,31 @@ def merge(weights: Weights, before: Array, reports: Sequence[Report], settings: 
         before: a copy of `weights.values`; brought up to the new ones at the end.
         reports: one a worker.
         settings: names the combiner.
+        loops: go over the features.
+
+    Returns:
+        Lines that changed.
     """
     began = weights.scale
     if settings.combiner == "mean":
-        decay = float(np.mean([r.decay for r in reports]))
-        weights.scale *= decay
+        weights.scale *= float(np.mean([r.decay for r in reports]))
         for r in reports:
-            weights.values[r.touched] += r.gained / len(reports) / weights.scale
+            loops.add(weights.values, r.lines, r.ends, before, r.scale / len(reports) / weights.scale)
     else:
         for number, r in enumerate(reports):
-            changed: tuple[Ints, Array] | None = None
+            changed: tuple[Places, Array] | None = None
             if number and r.tracker is not None:
-                here = weights.values[r.touched].astype(np.float64) * weights.scale
-                changed = r.tracker.apply(r.touched, here - before[r.touched].astype(np.float64) * began)
+                on = r.tracker.concerned(r.lines)
+                here = weights.values[on].astype(np.float64) * weights.scale
+                changed = on, r.tracker.apply(on, here - before[on].astype(np.float64) * began)
             weights.scale *= r.decay
-            weights.values[r.touched] += r.gained / weights.scale
+            loops.add(weights.values, r.lines, r.ends, before, r.scale / weights.scale)
             if changed is not None:
-                features, by = changed
-                weights.values[features] += r.decay * by / weights.scale
+                on, by = changed
+                weights.values[on] += r.decay * by / weights.scale
+    marks = np.zeros(line_count(len(before)), dtype=bool)
     for r in reports:
-        before[r.touched] = weights.values[r.touched]
+        marks[r.lines] = True
+    changed_lines = np.flatnonzero(marks).astype(np.int32)
+    loops.copy(before, changed_lines, weights.values)
+    return changed_lines

@@ -8,9 +8,9 @@ from pydantic import Field
 
 from mainspring.config import Section
 from mainspring.linear.losses import LossName
+from mainspring.linear.steps import ScheduleName, Steps
 
 CombinerName = Literal["exact", "frequent", "projected", "sum", "mean"]
-ScheduleName = Literal["constant", "inverse", "inverse_sqrt"]
 
 
 class LinearSettings(Section):
@@ -35,9 +35,7 @@ class LinearSettings(Section):
     block: int = Field(default=4096, ge=1)
     """Examples a worker takes between two combinations."""
 
-    def step_size(self, t: int) -> float:
-        """Of example t, from 0."""
-        if self.schedule == "constant":
-            return self.rate
-        slower = 1.0 + self.decay * t
-        return self.rate / slower if self.schedule == "inverse" else self.rate / float(slower**0.5)
+    @property
+    def steps(self) -> Steps:
+        """What a pass needs of them."""
+        return Steps(self.loss, self.rate, self.schedule, self.decay, self.l2)

@@ -1,49 +1,56 @@
-"""What a training and its workers tell one another, and the arrays that they map together."""
+"""What a training and its workers tell one another, and memory that they share."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import mmap
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from mainspring.linear.combiners import Projection, Subset, Tracker, places
-from mainspring.linear.settings import LinearSettings
 
 
 @dataclass(frozen=True)
 class Task:
     """A block: examples first to last of the order, the first being example t of the run, on weights of this
-    scale. `changed` says how many features each worker changed in the round before; None: all are new."""
+    scale. `changed`: how many lines were changed in the round before; None: all."""
 
     first: int
     last: int
     t: int
     scale: float
-    changed: Sequence[int] | None
+    changed: int | None
     seed: int
 
 
 @dataclass(frozen=True)
 class Done:
-    """How many features a block touched, the product of its decays, the sum of its losses."""
+    """How many lines a block touched, the scale of the weights at its end, the product of its decays, the sum
+    of its losses."""
 
-    touched: int
+    lines: int
+    scale: float
     decay: float
     loss: float
 
 
-def mapped(path: Path) -> Any:
-    # An empty file cannot be mapped.
-    return np.load(path, mmap_mode="r+" if path.stem != "features" else None)
+def dealt(first: int, last: int, costs: Sequence[float]) -> list[int]:
+    """Edges between shares of examples that workers pass over in the same time.
+
+    Args:
+        first, last: of the examples.
+        costs: of an example, to each worker.
+
+    >>> dealt(0, 90, [1.0, 2.0, 2.0])
+    [0, 45, 68, 90]
+    """
+    ends = np.cumsum([0.0, *(1 / cost for cost in costs)])
+    edges: list[int] = (first + (last - first) * ends / ends[-1]).round().astype(int).tolist()
+    return edges
 
 
-def tracker_of(arrays: Mapping[str, Any], settings: LinearSettings, worker: int) -> Tracker:
-    if not worker or "change" not in arrays:
-        return None  # the first worker's block begins where the round does
-    change = arrays["change"][worker]
-    if settings.combiner == "projected":
-        return Projection(change, seed=0)
-    return Subset(arrays["features"], places(arrays["features"], len(arrays["weights"])), change)
+def shared(shape: Sequence[int], dtype: Any) -> np.ndarray:
+    """Zeros that processes forked from now on share; they are gone with the last of them."""
+    count = int(np.prod(shape))
+    memory = mmap.mmap(-1, max(1, count * np.dtype(dtype).itemsize))
+    return np.frombuffer(memory, dtype, count).reshape(tuple(shape))

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mainspring.errors import NonFiniteError, UsageError
-from mainspring.linear.block import Pass, Weights, reference
-from mainspring.linear.combiners import followed
-from mainspring.linear.kernel import compiled_or_reference
+from mainspring.linear.block import Portable, Weights
+from mainspring.linear.kernel import compiled_or_portable
 from mainspring.linear.losses import LOSSES
 from mainspring.linear.model import LinearModel
 from mainspring.linear.rows import SparseRows
@@ -112,17 +111,16 @@ def _runner(
     on_event: Callable[[Event], None],
 ) -> tuple[Weights, Callable[[np.ndarray], None], Round]:
     """The weights that change, what takes a new order, and what passes over a part of it."""
-    if settings.workers > 1:
-        features = followed(rows, settings)
-        workers = stack.enter_context(Workers(rows, weights, settings, features, portable=portable))
-        return workers.weights, workers.order, workers.round
-    one_pass, reason = (reference, "") if portable else compiled_or_reference()
+    loops, reason = (Portable(), "") if portable else compiled_or_portable()
     if reason:
         on_event(Slow(reason))
+    if settings.workers > 1:
+        workers = stack.enter_context(Workers(rows, weights, settings, loops))
+        return workers.weights, workers.order, workers.round
     order = np.empty(len(rows), dtype=np.int64)
 
-    def alone(first: int, last: int, t: int, seed: int, one_pass: Pass = one_pass) -> float:
-        loss = one_pass(rows, order[first:last], t, settings, weights, None).loss
+    def alone(first: int, last: int, t: int, seed: int) -> float:
+        loss = loops.pass_over(rows, order[first:last], t, settings.steps, weights, None).loss
         weights.settle()
         return loss
 

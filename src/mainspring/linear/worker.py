@@ -1,59 +1,89 @@
-"""A worker of a linear training: a process that passes over the blocks it is told of.
+"""A worker of a linear training: it passes over the blocks it is told of.
 
-    python -m mainspring.linear.worker FOLDER NUMBER [portable]
-
-Tasks come as lines of JSON on its input, answers go to its output; arrays are mapped from the folder.
+The first is the training's own process. The others are forks of it, so that the examples are there without a
+copy and they begin at once; all they do is arithmetic on arrays, and they take no lock that another thread of
+the training may have held.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-from dataclasses import asdict
-from pathlib import Path
+import signal
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
 
 import numpy as np
 
-from mainspring.config import parse
-from mainspring.linear.block import Weights, reference
-from mainspring.linear.combiners import Ints, Projection
-from mainspring.linear.kernel import compiled_or_reference
-from mainspring.linear.merge import gained
+from mainspring.linear.block import Loops, Weights
+from mainspring.linear.combiners import Projection, Tracker
+from mainspring.linear.lines import Ints
 from mainspring.linear.rows import SparseRows
-from mainspring.linear.settings import LinearSettings
-from mainspring.linear.shared import Done, Task, mapped, tracker_of
+from mainspring.linear.shared import Done, Task
+from mainspring.linear.steps import Steps
 
 
-def serve(folder: Path, number: int, *, portable: bool) -> None:
-    """A worker: a task in, a pass, what changed out, until its input ends."""
-    settings = parse(LinearSettings, json.loads((folder / "settings.json").read_text(encoding="utf-8")))
-    run = reference if portable else compiled_or_reference()[0]
-    arrays = {path.stem: mapped(path) for path in folder.glob("*.npy")}
-    shared = arrays["weights"]
-    examples = {name: arrays[name] for name in ("indptr", "indices", "values", "targets")}
-    rows = SparseRows(**examples, features=len(shared))
-    tracker = tracker_of(arrays, settings, number)
-    local = np.array(shared)
-    touched: Ints = np.empty(0, dtype=np.int32)
-    for line in sys.stdin:
-        task = Task(**json.loads(line))
+class Worker:
+    """A worker.
+
+    Args:
+        number: of the worker.
+        rows: all examples.
+        steps: how examples change weights.
+        loops: what goes over them.
+        arrays: `Workers.arrays`.
+        tracker: of this worker's blocks.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        rows: SparseRows,
+        steps: Steps,
+        loops: Loops,
+        arrays: Mapping[str, Any],
+        tracker: Tracker,
+    ) -> None:
+        self.number, self.tracker = number, tracker
+        self._rows, self._steps, self._loops, self._arrays = rows, steps, loops, arrays
+        self._touched: Ints = np.empty(0, dtype=np.int32)
+
+    def run(self, task: Task) -> Done:
+        """Take what others changed, and pass over a block."""
+        shared, local = self._arrays["weights"], self._arrays["local"][self.number]
+        lines, loops = self._arrays["lines"], self._loops
+        changed = self._arrays["changed"][: task.changed]
         if task.changed is None:
             local[:] = shared
-        for worker, found in enumerate(task.changed or ()):
-            there = arrays["touched"][worker, :found]
-            local[there] = shared[there]
-        if tracker is not None:
-            tracker.clear(touched)
-        if isinstance(tracker, Projection):
-            tracker.seed = task.seed
+        else:
+            loops.copy(local, changed, shared)
+        if self.tracker is not None:
+            self.tracker.clear(self._touched)
+        if isinstance(self.tracker, Projection):
+            self.tracker.seed = task.seed
         weights = Weights(local, task.scale)
-        passed = run(rows, arrays["order"][task.first : task.last], task.t, settings, weights, tracker)
-        touched = passed.touched
-        arrays["touched"][number, : len(touched)] = touched
-        arrays["gained"][number, : len(touched)] = gained(shared, weights, touched)
-        sys.stdout.write(json.dumps(asdict(Done(len(touched), passed.decay, passed.loss))) + "\n")
-        sys.stdout.flush()
+        order = self._arrays["order"][task.first : task.last]
+        passed = loops.pass_over(self._rows, order, task.t, self._steps, weights, self.tracker)
+        self._touched = passed.lines
+        lines[self.number, : len(passed.lines)] = passed.lines
+        return Done(len(passed.lines), weights.scale, passed.decay, passed.loss)
 
 
-if __name__ == "__main__":
-    serve(Path(sys.argv[1]), int(sys.argv[2]), portable=sys.argv[3:] == ["portable"])
+def serve(worker: Worker, told: Connection, others: Sequence[Connection]) -> None:
+    """A fork: a task in, an answer out, until there is nobody to tell it.
+
+    Args:
+        worker: does it.
+        told: where tasks come from and answers go to.
+        others: the training's ends of pipes, which a fork has too: closed here, so that the training's own
+            end is the last.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the training's to act on
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for end in others:
+        end.close()
+    while True:
+        try:
+            task: Task = told.recv()
+        except EOFError:
+            return
+        told.send(worker.run(task))

@@ -30,6 +30,11 @@ NATIVE_FROM = 2**16
 """Elements from which the compiled loops are worth their second of compiling."""
 
 
+def worth_compiling(elements: int, device: torch.device) -> bool:
+    """Whether compiled loops serve where so many elements are packed again and again."""
+    return device.type == "cpu" and elements >= NATIVE_FROM
+
+
 def message_bytes(runs: Sequence[int]) -> int:
     """Bytes of the message of runs of so many elements.
 
@@ -138,7 +143,7 @@ def _unpack(bits: Tensor, count: int) -> Tensor:
 def _loops(values: Tensor, native: bool | None) -> Kernels | None:
     """The compiled loops, where they serve."""
     if native is None:
-        native = values.device.type == "cpu" and values.numel() >= NATIVE_FROM
+        native = worth_compiling(values.numel(), values.device)
     return _compiled() if native else None
 
 

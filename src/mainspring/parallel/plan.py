@@ -49,6 +49,9 @@ class Plan(Section):
     """How data ranks join what they computed: gradients as they are; with "compressed" by an optimizer that
     sends signs (`optim.kind` one of "onebit_adam", "onebit_lamb", "zero_one_adam"); with "adasum" each
     rank's own step, by Adasum (arXiv 2006.02924)."""
+    gradient_dtype: Literal["fp32", "bf16"] = "fp32"
+    """In what gradients travel at ZeRO 0; they are kept in fp32. Shards (ZeRO 1 to 3) reduce them in the
+    dtype of computation."""
     offload: Literal["none", "host", "disk"] = "none"
     """Where what is sharded is kept between uses: beside the computation; on the host, which also makes the
     update (masters, optimizer states, gradients); or in files of `offload_folder` (masters and optimizer
@@ -141,6 +144,13 @@ class Plan(Section):
     @model_validator(mode="after")
     def _communication_can_be_had(self) -> Self:
         how = self.communication
+        if self.gradient_dtype != "fp32" and (self.zero or how == "adasum"):
+            other = f"zero = {self.zero}" if self.zero else f'communication = "{how}"'
+            raise ValueError(
+                f'gradient_dtype = "{self.gradient_dtype}" is for gradients that are all-reduced, and with '
+                f'{other} none are; set gradient_dtype = "fp32" (shards reduce in the dtype of computation: '
+                'precision = "bf16")'
+            )
         if how == "exact":
             return self
         said = f'communication = "{how}"'

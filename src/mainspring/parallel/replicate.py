@@ -6,7 +6,7 @@ in the reverse order of the parameters, each reduced as soon as its last gradien
 views of the buckets. Three things differ. The order of collectives is fixed, and what a rank did not use is
 sent as zero at the end of backward, so ranks that take different paths do not hang. A flag for each parameter
 travels in its bucket, so that a parameter used by no rank keeps a gradient of None, as in one process. And
-gradients can be summed as well as averaged.
+gradients can be summed as well as averaged. They may travel in bf16.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ class _Bucket:
             slot.view = flat.as_strided(shape, stride) if dense else flat.view(shape)
             slot.flag = index
             offset += slot.parameter.numel()
+        self.sent = self.flat
+        """What travels."""
         self.pending = len(slots)
         self.work: comm.Pending | None = None
 
@@ -78,6 +80,7 @@ class GradientReducer:
         reduce: whether gradients are averaged or summed over ranks.
         counter: told every reduction, under the name "gradients".
         bucket_bytes: size at which a bucket is full.
+        low: dtype in which fp32 gradients travel; None for theirs.
     """
 
     def __init__(
@@ -87,12 +90,14 @@ class GradientReducer:
         reduce: Literal["mean", "sum"],
         counter: comm.Counter,
         bucket_bytes: int = BUCKET_BYTES,
+        low: torch.dtype | None = None,
     ) -> None:
         self.sync = True
         self.local = False
         """Whether gradients stay this rank's own also in a step's last backward."""
         self._group, self._reduce, self._counter = group, reduce, counter
         self._share = 1 / dist.get_world_size(group)
+        self._low = low
         self._buckets = _fill_buckets([_Slot(n, p) for n, p in named.items()], bucket_bytes)
         self._next = 0
         self._running = False
@@ -173,8 +178,10 @@ class GradientReducer:
         for slot in bucket.slots:
             if not slot.arrived and not self._keep(slot):
                 bucket.flags[slot.flag] = 0.0
+        lowered = self._low is not None and bucket.flat.dtype == torch.float32
+        bucket.sent = bucket.flat.to(self._low) if lowered else bucket.flat
         bucket.work = comm.all_reduce(
-            bucket.flat,
+            bucket.sent,
             name="gradients",
             op=self._reduce,
             group=self._group,
@@ -202,6 +209,8 @@ class GradientReducer:
         for bucket in self._buckets:
             if bucket.work is not None:
                 bucket.work.wait()
+            if bucket.sent is not bucket.flat:
+                bucket.flat.copy_(bucket.sent)
             unused = [slot for slot in bucket.slots if not slot.arrived]
             used = bucket.flags.tolist() if unused else []
             for slot in bucket.slots:
@@ -212,7 +221,7 @@ class GradientReducer:
 
     def _rewind(self) -> None:
         for bucket in self._buckets:
-            bucket.pending, bucket.work = len(bucket.slots), None
+            bucket.pending, bucket.work, bucket.sent = len(bucket.slots), None, bucket.flat
             for slot in bucket.slots:
                 slot.arrived = False
         self._next, self._running = 0, False

@@ -101,13 +101,18 @@ class Whole(_Common):
         self.total = start
         self.own = slice(0, start)
         self._each = -(-_largest(start, strategy.axes, strategy) // self.size)
+        self._parts: tuple[Tensor, list[Tensor]] = torch.empty(0), []
+        """The buffer that gradients were last added to, and its part of each parameter."""
 
     def add_gradients(self, out: Tensor, keep: float, share: float) -> None:
         _keep(out, keep)
-        for parameter in self._parameters:
-            if parameter.grad is not None:
-                part = shaped(out[self._places[parameter]], parameter)
-                part.add_(parameter.grad, alpha=share * self._factor)
+        if self._parts[0] is not out:
+            self._parts = out, [shaped(out[self._places[p]], p) for p in self._parameters]
+        pairs = zip(self._parts[1], self._parameters, strict=True)
+        found = [(part, parameter.grad) for part, parameter in pairs if parameter.grad is not None]
+        if found:
+            parts, gradients = zip(*found, strict=True)
+            torch._foreach_add_(parts, gradients, alpha=share * self._factor)
 
     def compressed(self, *, whole: bool = False, scale: Scale = "l1") -> CompressedMean:
         sizes = [parameter.numel() for parameter in self._parameters]

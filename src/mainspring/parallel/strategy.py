@@ -145,7 +145,8 @@ class Replicated(Strategy):
         for copies, group in self._groups.items():
             some = {name: p for name, p in named.items() if copies_of(p) == copies}
             if some and group is not None:
-                self._reducers.append(GradientReducer(some, group, self.reduce, self.counter))
+                low = torch.bfloat16 if self.plan.gradient_dtype == "bf16" else None
+                self._reducers.append(GradientReducer(some, group, self.reduce, self.counter, low=low))
         # A rank's experts have seen the rows of all ranks that have the others: of a mean, its share.
         factor = 1 / self.plan.expert if self.reduce == "mean" else 1.0
         spread: list[Any] = [p for p in named.values() if copies_of(p) == "expert_replicas"]

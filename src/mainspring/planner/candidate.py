@@ -56,6 +56,8 @@ class Candidate:
     backend: Backend = "flat"
     communication: Literal["exact", "compressed", "adasum"] = "exact"
     """How data ranks join what they computed; with "compressed" costs are those after the warm-up."""
+    gradient_dtype: Literal["fp32", "bf16"] = "fp32"
+    """In what gradients travel at ZeRO 0."""
 
     @property
     def world(self) -> int:
@@ -93,6 +95,7 @@ class Candidate:
             accumulation=accumulation,
             backend=plan.backend,
             communication=plan.communication,
+            gradient_dtype=plan.gradient_dtype,
         )
 
     def missing(self) -> list[str]:
@@ -109,6 +112,7 @@ class Candidate:
             "remat": self.remat,
             "backend": self.backend,
             "communication": self.communication,
+            "gradient_dtype": self.gradient_dtype,
             "offload": self.offload,
             "offload_ratio": self.ratio,
             "offload_folder": FOLDER if self.offload == "disk" else None,
@@ -138,6 +142,8 @@ class Candidate:
         shown.append(f"plan.zero={self.zero}")
         if self.communication != "exact":
             shown.append(f"plan.communication={self.communication}")
+        if self.gradient_dtype != "fp32":
+            shown.append(f"plan.gradient_dtype={self.gradient_dtype}")
         if self.kept != "all":
             shown.append("plan.remat=true" if self.kept == "input" else "(selective recomputation)")
         if self.offload != "none":

@@ -112,6 +112,8 @@ def _alternatives(plan: Plan) -> list[Plan]:
         changes = {"zero": stage, "remat": remat, "offload": tier, "offload_folder": folder}
         if tier != "host":  # they belong to the host alone
             changes |= {"offload_ratio": 1.0, "offload_delay": None}
+        if stage:  # shards reduce in the dtype of computation
+            changes["gradient_dtype"] = "fp32"
         if plan.data == 1 and tier == "none" and stage != plan.zero:
             continue  # nothing to shard over
         if plan.communication != "exact" and (tier != "none" or stage > plan.zero):

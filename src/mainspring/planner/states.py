@@ -80,6 +80,8 @@ def state_bytes(
         states.device["optimizer"] += FP32 * learns if candidate.zero else 0
     elif candidate.communication == "adasum":
         states.device["buffers"] += 2 * FP32 * learns
+    if candidate.gradient_dtype == "bf16" and candidate.replicas > 1:
+        states.device["buffers"] += 2 * learns
     # What another stage keeps is here while it is used, with its gradient.
     states.device["buffers"] += 2 * FP32 * mine.borrowed.elements(tensor=tensor)
     states.device["buffers"] += inventory.buffers

@@ -149,7 +149,8 @@ class Traffic:
                 self._send("all_gather", FP32 * learns, ranks, stride)
                 continue
             if c.zero == 0:
-                self._send("all_reduce", FP32 * learns, ranks, stride, waits=False)
+                width = FP32 if c.gradient_dtype == "fp32" else 2
+                self._send("all_reduce", width * learns, ranks, stride, waits=False)
                 continue
             wide = numerics == "fp32" or c.backend == "fsdp2"
             reductions = 1 if c.zero == 1 else micro

@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 
 from mainspring.nn.sparse.tiles import Tiles
 
-SCORES = 1 << 19
+SCORES = 1 << 18
 """Scores worked on at once: they stay in the caches, or nearly."""
 
 

@@ -56,8 +56,7 @@ def freeze(optimizer: FlatAdam | Lamb, steps: int, updates: int) -> None:
 
 def advance(optimizer: torch.optim.Optimizer) -> None:
     """Count a step of every parameter."""
-    for parameter in parameters_of(optimizer):
-        optimizer.state[parameter]["step"] += 1
+    torch._foreach_add_([optimizer.state[p]["step"] for p in parameters_of(optimizer)], 1)
 
 
 @torch.no_grad()
@@ -105,12 +104,29 @@ def follow(
                 eps=float(group["eps"]),
                 scale=1.0,
             )
-            for entry in merge(entries):
-                _step(entry, now, wants and entry.p.numel() >= SHORT)
+            h = now.as_tensor(entries[0].p.device)
+            merged = merge(entries)
+            short = [e for e in merged if e.p.numel() < SHORT and e.out is None]
+            _step_short(short, now)
+            for entry in merged:
+                if entry.p.numel() >= SHORT or entry.out is not None:
+                    _step(entry, h, wants and entry.p.numel() >= SHORT)
 
 
-def _step(entry: Entry, now: Numbers, compiled: bool) -> None:
-    h = now.as_tensor(entry.p.device)
+def _step_short(entries: list[Entry], now: Numbers) -> None:
+    """All of them at once: of biases and norms there are many, and calls cost more than the arithmetic."""
+    if not entries:
+        return
+    weights = [e.p for e in entries]
+    roots = torch._foreach_sqrt([e.v for e in entries])
+    torch._foreach_add_(roots, now.eps)
+    directions = torch._foreach_div([e.m for e in entries], roots)
+    if now.l2:
+        torch._foreach_add_(directions, weights, alpha=now.l2)
+    torch._foreach_add_(weights, directions, alpha=-now.lerp)
+
+
+def _step(entry: Entry, h: Tensor, compiled: bool) -> None:
     out = None if entry.out is None else entry.out.dtype
     kernel = compiled_update(LAMB_WEIGHTS, entry.p.device.type, entry.g.dtype, out) if compiled else None
     if kernel is not None:
