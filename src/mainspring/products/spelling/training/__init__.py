@@ -1,0 +1,1 @@
+"""Making what the speller ships: lexicons, the error channel, the ranker."""

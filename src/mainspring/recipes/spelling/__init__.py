@@ -1,0 +1,1 @@
+"""The recipe of the speller, carried out by `mainspring spell train`."""

@@ -1,0 +1,94 @@
+"""Words, their places, and what is left alone."""
+
+import re
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mainspring.products.spelling.tokens import like, tokenize
+
+
+def kinds(text: str) -> dict[str, str]:
+    return {t.text: t.kind for t in tokenize(text)}
+
+
+@pytest.mark.parametrize(
+    ("text", "word", "kind"),
+    [
+        ("see http://foo.bar/baz now", "baz", "code"),
+        ("write to me@foo.org please", "foo", "code"),
+        ("the fooBar method", "fooBar", "code"),
+        ("a snake_case name", "snake", "code"),
+        ("a file /usr/lib/thng here", "thng", "code"),
+        ("h264 video", "h", "code"),
+        ("run `teh thing` now", "thing", "code"),
+        ("I met Zbigniew there", "Zbigniew", "name"),
+        ("the NASA mission", "NASA", "acronym"),
+        ("a pаypal link", "pаypal", "mixed"),
+        ("Recieve it", "Recieve", "word"),
+        ("It ends. Teh next", "Teh", "word"),
+        ("a" * 41, "a" * 41, "long"),
+        ("def foo(bar): retrun bar", "retrun", "code"),
+        ("for (int i = 0; i < n; i++) {", "int", "code"),
+    ],
+)
+def test_kind(text: str, word: str, kind: str) -> None:
+    assert kinds(text)[word] == kind
+
+
+def test_fenced_code_is_left_alone_until_its_end() -> None:
+    found = kinds("teh\n```\nwrod\n```\nthigns\n")
+    assert found == {"teh": "word", "wrod": "code", "thigns": "word"}
+
+
+def test_capitals_tell_nothing_where_all_is_shouted_or_nouns_have_them() -> None:
+    assert kinds("PLEASE RECIEVE IT") == {"PLEASE": "word", "RECIEVE": "word", "IT": "word"}
+    assert {t.text: t.kind for t in tokenize("Das Huas ist", nouns_capitalised=True)}["Huas"] == "word"
+
+
+def test_marks_belong_to_their_letters() -> None:
+    assert [t.text for t in tokenize("हिन्दी भाषा, cafe\u0301 שָׁלוֹם")] == [
+        "हिन्दी",
+        "भाषा",
+        "cafe\u0301",
+        "שָׁלוֹם",
+    ]
+
+
+@given(st.text(max_size=300))
+def test_places_are_those_of_the_words(text: str) -> None:
+    at = 0
+    for token in tokenize(text):
+        assert at <= token.start < token.stop <= len(text)
+        assert text[token.start : token.stop] == token.text
+        at = token.stop
+
+
+@pytest.mark.parametrize("piece", ["a", "a ", "a'", "`", "/", "\n", "é", "1a", "```\n", "= ", "()", "\u200d"])
+def test_time_is_linear(piece: str) -> None:
+    def seconds(count: int) -> float:
+        text = piece * count
+        best = 9.0
+        for _ in range(3):
+            begun = time.perf_counter()
+            for _ in tokenize(text):
+                pass
+            best = min(best, time.perf_counter() - begun)
+        return best
+
+    assert seconds(16_000) < 12 * seconds(4_000) + 0.05  # quadratic would be 16
+
+
+@pytest.mark.parametrize(
+    ("word", "pattern", "made"),
+    [("receive", "recieve", "receive"), ("to", "Ot", "To"), ("to", "OT", "TO"), ("to", "", "to")],
+)
+def test_capitals_are_copied(word: str, pattern: str, made: str) -> None:
+    assert like(word, pattern) == made
+
+
+def test_words_agree_with_a_plain_pattern_on_plain_text() -> None:
+    text = "It is a truth, universally acknowledged: all's well that ends well."
+    assert [t.text for t in tokenize(text)] == re.findall(r"[A-Za-z]+(?:'[A-Za-z]+)*", text)
