@@ -10,9 +10,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import uvicorn
 
 from mainspring.products.search import Answer, Document, Index
+from mainspring.products.spelling import Speller
 from mainspring.products.suggest import QueryLog
 from mainspring.serve.search import Service, create_search_app
 from mainspring.serve.server import Server, address, listen
+from support import tiny_speller
 from support.hashed_words import HashedWords
 
 EVIL = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
@@ -64,16 +66,20 @@ class Asked:
         return [("What drives a watch?", "A mainspring.", "watch"), (EVIL, EVIL, "evil")][:limit]
 
 
-def service_in(folder: Path, *, answerer: object = None, related: object = None) -> Service:
+def service_in(
+    folder: Path, *, answerer: object = None, related: object = None, speller: Speller | None = None
+) -> Service:
     index = Index.create(folder, encoder=HashedWords())
     index.answerer = answerer  # type: ignore[assignment]
     index.add(DOCUMENTS)
-    return Service(index, QueryLog(folder / "queries.jsonl"), None, related)  # type: ignore[arg-type]
+    return Service(index, QueryLog(folder / "queries.jsonl"), None, related, speller)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":
     listener = listen("127.0.0.1", 0)
-    served = service_in(Path(sys.argv[1]) / "docs", answerer=FirstSentence(), related=Asked())
+    folder = Path(sys.argv[1])
+    spelling = tiny_speller.speller(folder)
+    served = service_in(folder / "docs", answerer=FirstSentence(), related=Asked(), speller=spelling)
     app = create_search_app({"docs": served}, api_key=sys.argv[2] if len(sys.argv) > 2 else None)
     listener.listen()  # whoever reads the line below may connect at once
     print(f"serving at {address(listener)}", flush=True)

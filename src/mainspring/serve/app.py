@@ -18,9 +18,10 @@ from mainspring.serve.metrics import MeasureRequests
 from mainspring.serve.models import Model
 from mainspring.serve.reading_schema import ClassifyRequest, EmbeddingRequest, RerankRequest
 from mainspring.serve.request_log import LogRequests
-from mainspring.serve.routes import listing, probes, reading, writing
+from mainspring.serve.routes import listing, probes, reading, spelling, writing
 from mainspring.serve.schema import Body, CompletionRequest
 from mainspring.serve.service import Service
+from mainspring.serve.spelling import Spelling, SpellRequest
 
 BODIES: Mapping[str, type[Body]] = MappingProxyType(
     {
@@ -29,6 +30,7 @@ BODIES: Mapping[str, type[Body]] = MappingProxyType(
         "/v1/embeddings": EmbeddingRequest,
         "/v1/rerank": RerankRequest,
         "/v1/classify": ClassifyRequest,
+        "/v1/spell": SpellRequest,
     }
 )
 """What each path takes."""
@@ -44,9 +46,10 @@ def create_app(
 ) -> FastAPI:
     """Serve `models` by name.
 
-    Routes: POST /v1/completions, /v1/chat/completions, /v1/embeddings, /v1/rerank, /v1/classify, GET
-    /v1/models, /v1/models/NAME, /healthz, /readyz, /metrics and the page at /. Each model that writes has one
-    thread; the threads start and end with the application. `app.state.service` is what the routes share.
+    Routes: POST /v1/completions, /v1/chat/completions, /v1/embeddings, /v1/rerank, /v1/classify, /v1/spell,
+    GET /v1/models, /v1/models/NAME, /healthz, /readyz, /metrics and the page at /. Each model that writes
+    has one thread; the threads start and end with the application. `app.state.service` is what the routes
+    share.
 
     Args:
         models: one or more; a request names its model, or leaves it out where there is one.
@@ -73,6 +76,7 @@ def create_app(
 
     for routes in (probes, listing, writing, reading):
         app.include_router(routes.router(service))
+    app.include_router(spelling.router(service, Spelling()))
     # The last that is added is the first to see a request.
     app.add_middleware(LimitBody, limit=limits.body_bytes)
     if keys:

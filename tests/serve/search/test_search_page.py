@@ -121,6 +121,24 @@ def test_what_is_hostile_is_shown_and_not_obeyed(watched: Watched, tmp_path: Pat
 
 
 @pytest.mark.browser
+def test_a_misspelt_query_is_asked_about(watched: Watched, tmp_path: Path) -> None:
+    page = watched.page
+    search(watched, "wacth")
+    meant = page.locator("#meant-query")
+    watched.until(lambda: meant.is_visible())
+    assert meant.text_content() == "watch"
+    page.screenshot(path=tmp_path / "meant.png", full_page=True)
+    meant.press("Enter")
+    watched.until(lambda: "watch" in page.title() and page.locator("#results > li").count() > 0)
+    assert page.locator("#query").input_value() == "watch"
+    assert page.evaluate("document.activeElement.id") == "query"
+    assert page.locator("#meant").is_hidden()
+    search(watched, "mainspring")  # no lexicon has it, but a document does
+    assert page.locator("#meant").is_hidden()
+    assert watched.complaints == []
+
+
+@pytest.mark.browser
 def test_the_keyboard_is_enough(watched: Watched, tmp_path: Path) -> None:
     page = watched.page
     box = page.locator("#query")

@@ -16,10 +16,12 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from mainspring.errors import DataError, suggest
 from mainspring.products.search import Index
 from mainspring.products.search.documents import Document
+from mainspring.products.spelling import Speller
 from mainspring.products.suggest import PhraseModel, QueryLog
 from mainspring.serve.limits import LimitBody
 from mainspring.serve.metrics import CONTENT_TYPE, MeasureRequests, Metrics
 from mainspring.serve.search import page, queries, shapes
+from mainspring.serve.search.did_you_mean import did_you_mean
 from mainspring.serve.search.errors import SearchApiError, install
 from mainspring.serve.search.schema import AutocompleteRequest, Batch, SearchRequest, SuggestRequest
 from mainspring.serve.search.suggestions import Suggestions
@@ -55,6 +57,7 @@ class Service:
     log: QueryLog | None = None
     model: PhraseModel | None = None
     related: Related | None = None
+    speller: Speller | None = None
     suggestions: Suggestions = field(init=False)
 
     def __post_init__(self) -> None:
@@ -143,6 +146,10 @@ def create_search_app(
             answer = queries.search(chosen.index, body)
             if answer["value"] and body.skip == 0 and body.search.strip() not in ("", "*"):
                 chosen.suggestions.asked(body.search)
+            if chosen.speller is not None and body.speller == "lexicon" and body.skip == 0:
+                meant = did_you_mean(chosen.speller, chosen.index, body.search, body.query_language)
+                if meant is not None:
+                    answer["@search.didYouMean"] = meant
             if chosen.related is not None and body.query_type == "semantic":
                 found = chosen.related.questions(body.search, 4)
                 answer["@search.questions"] = [{"question": q, "answer": a, "key": k} for q, a, k in found]

@@ -54,12 +54,13 @@ class SearchRequest(Request):
     search_fields: Names = Field([], alias="searchFields")
     """Taken with `semantic`; title and content are searched together."""
     query_language: Text | None = Field(None, alias="queryLanguage")
-    """Taken; languages show themselves."""
+    """Taken, and what the speller reads the query in; else languages show themselves."""
     captions: Text | None = None
     """`extractive`, `extractive|highlight-false`, or `none`."""
     answers: Text | None = None
     """`extractive|count-3` or `extractive|count=3` (10 at most), or `none`."""
-    speller: Literal["none"] = "none"
+    speller: Literal["none", "lexicon"] = "none"
+    """`lexicon`: also answer with the query corrected, where it seems misspelled (`@search.didYouMean`)."""
     filter: Text | None = None
     """OData: comparisons of fields, `and`, `or`, `not`, `search.in`."""
     orderby: Names = []

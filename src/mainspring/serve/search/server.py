@@ -12,6 +12,7 @@ import uvicorn
 
 from mainspring.products.search import Index
 from mainspring.products.search.also_asked import AlsoAsked
+from mainspring.products.spelling import Speller
 from mainspring.products.suggest import PhraseModel, QueryLog
 from mainspring.serve.search.app import SearchLimits, Service, create_search_app
 from mainspring.serve.server import Server, address, listen
@@ -30,6 +31,7 @@ def run_search(
     remember: bool = True,
     model: PhraseModel | None = None,
     heads: str | Path | None = None,
+    speller: Speller | None = None,
     limits: SearchLimits | None = None,
     grace: float = 10.0,
     on_ready: Callable[[str], None] | None = None,
@@ -45,6 +47,7 @@ def run_search(
         remember: keep past queries in the index's folder, to suggest those asked more than once.
         model: completes what is typed where past queries and titles are few.
         heads: folder of heads over the index's encoder, in place of the package's.
+        speller: asks whether another spelling was meant.
         limits: what is refused.
         grace: seconds that answers under way may take to finish after the signal.
         on_ready: called with the address once the server listens.
@@ -56,7 +59,7 @@ def run_search(
     with Index.open(place, heads=heads) as index:
         log = QueryLog(place / QUERIES) if remember else None
         _ = index.encoder  # loaded before the first query, not by it
-        service = Service(index, log, model, AlsoAsked.open(index))
+        service = Service(index, log, model, AlsoAsked.open(index), speller)
         app = create_search_app(
             {place.resolve().name: service}, limits=limits, api_key=api_key, writable=writable
         )
