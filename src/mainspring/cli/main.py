@@ -36,6 +36,7 @@ from mainspring.cli import (
     search,
     sensitivity,
     serve,
+    spell,
     train,
 )
 from mainspring.cli.console import err, out
@@ -90,6 +91,7 @@ app.command("embed", rich_help_panel=_START)(embed.embed)
 app.command("classify", rich_help_panel=_START)(classify.classify)
 app.command("serve", rich_help_panel=_START)(serve.serve)
 app.add_typer(search.app, name="search", rich_help_panel=_FIND)
+app.add_typer(spell.app, name="spell", rich_help_panel=_FIND)
 app.command("doctor", rich_help_panel=_LOOK)(doctor.doctor)
 app.command("plan", rich_help_panel=_LOOK)(plan.plan)
 app.command("profile", rich_help_panel=_LOOK)(profile.profile)

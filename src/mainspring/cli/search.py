@@ -162,6 +162,9 @@ def serve_(
     remember: Annotated[
         bool, typer.Option(help="Keep past queries, to suggest those asked more than once.")
     ] = True,
+    spelling: Annotated[
+        bool, typer.Option(help="Ask whether another spelling was meant (speller: lexicon).")
+    ] = True,
     phrases: Annotated[
         Path | None,
         typer.Option(
@@ -182,6 +185,12 @@ def serve_(
             raise UsageError(f"--key-file {key_file}: cannot be read ({error})") from error
         if not api_key:
             raise UsageError(f"--key-file {key_file}: is empty")
+
+    speller = None
+    if spelling:
+        from mainspring.products.spelling import Speller
+
+        speller = Speller.load()
 
     model = None
     if phrases is not None:
@@ -206,6 +215,7 @@ def serve_(
         remember=remember,
         model=model,
         heads=heads,
+        speller=speller,
         on_ready=ready,
     )
     console.print("stopped", markup=False)
