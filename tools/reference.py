@@ -17,6 +17,7 @@ from typing import Any
 from tools.claims import claimed
 from tools.compatibility import compatibility
 from tools.onnx_operators import onnx_operators
+from tools.spelling_languages import spelling_languages
 from tools.tables import table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,6 +31,7 @@ def pages() -> dict[Path, str]:
         ROOT / "docs/reference/config.md": configuration(),
         ROOT / "docs/reference/compatibility.md": NOTICE + compatibility(),
         ROOT / "docs/reference/onnx-operators.md": NOTICE + onnx_operators(),
+        ROOT / "docs/reference/spelling-languages.md": NOTICE + spelling_languages(),
         ROOT / "docs/benchmarks.md": benchmarks(),
         ROOT / "docs/images/pipeline-schedules.svg": schedules(),
     }

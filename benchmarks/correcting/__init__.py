@@ -1,0 +1,1 @@
+"""What benchmarks.spelling compares with, and on what."""
