@@ -31,6 +31,9 @@ def kinds(text: str) -> dict[str, str]:
         ("It ends. Teh next", "Teh", "word"),
         ("a" * 41, "a" * 41, "long"),
         ("def foo(bar): retrun bar", "retrun", "code"),
+        ("you can call foo_bar(baz) wehn it is late", "wehn", "word"),
+        ("you can call foo_bar(baz) wehn it is late", "baz", "code"),
+        ("print(x) for thng in range(10) if x", "thng", "code"),
         ("for (int i = 0; i < n; i++) {", "int", "code"),
     ],
 )

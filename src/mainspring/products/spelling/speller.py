@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from mainspring.errors import UsageError
 from mainspring.products.spelling import parameters as learnt
-from mainspring.products.spelling.detect import detect
+from mainspring.products.spelling.detect import FEW, Detected, detect, detect_few
 from mainspring.products.spelling.engine import Asked, LanguageEngine, Proposals, engine_of
 from mainspring.products.spelling.languages import known_language
 from mainspring.products.spelling.letters import normal_word
-from mainspring.products.spelling.lexicon import Lexicons
+from mainspring.products.spelling.lexicon import Lexicon, Lexicons
 from mainspring.products.spelling.rank import probabilities
 from mainspring.products.spelling.results import Candidate, Correction, WordResult
 from mainspring.products.spelling.technical import TECHNICAL
@@ -40,6 +40,8 @@ _NOUNS_CAPITALISED = frozenset({"de", "lb", "nds", "gsw"})
 _AT_ONCE = 256
 _HELD = 8
 """Languages whose indexes are kept in memory."""
+_ASKED = 16
+"""Languages whose words are kept in memory, to tell languages apart."""
 _SHOWN = 5
 
 
@@ -68,6 +70,7 @@ class Speller:
         """Take what was learnt."""
         self._lexicons, self._parameters = lexicons, parameters
         self._engines: OrderedDict[str, LanguageEngine] = OrderedDict()
+        self._words: OrderedDict[str, Lexicon] = OrderedDict()
         self._lock = threading.Lock()
 
     @classmethod
@@ -105,7 +108,7 @@ class Speller:
         if not 0 < threshold < 1:
             raise UsageError(f"threshold = {threshold}: should be above 0 and below 1; 0.5 is usual")
         if language == AUTO:
-            found, confidence = detect(text)
+            found, confidence = self._detect(text)
         else:
             found, confidence = known_language(language).tag, 1.0
         if found == "und" or found not in self._lexicons.index:
@@ -117,6 +120,28 @@ class Speller:
         while pending := list(islice(cases, _AT_ONCE)):
             words += self._judge(engine, pending, text, threshold, words[-1].stop if words else 0)
         return Correction(text, _put(text, words), found, confidence, tuple(words))
+
+    def _detect(self, text: str) -> Detected:
+        words = [normal_word(t.text) for t in islice(tokenize(text), FEW + 1) if t.kind != "code"]
+        return detect(text) if len(words) > FEW else detect_few(text, words, self._lexicon)
+
+    def _lexicon(self, tag: str) -> Lexicon | None:
+        """Words of a language, kept while it is among those asked last."""
+        if tag not in self._lexicons.index:
+            return None
+        with self._lock:
+            held = self._engines.get(tag)
+            if held is not None:
+                return held.lexicon
+            if tag in self._words:
+                self._words.move_to_end(tag)
+                return self._words[tag]
+        made = self._lexicons.load(tag)
+        with self._lock:
+            made = self._words.setdefault(tag, made)
+            while len(self._words) > _ASKED:
+                self._words.popitem(last=False)
+        return made
 
     def engine(self, tag: str) -> LanguageEngine:
         """What a language needs, kept while it is among those used last."""

@@ -35,8 +35,12 @@ _CODE_LINE = re.compile(
     r"^\s*(?:import \w|from \S+ import |def \w+\s*\(|class \w+[(:]|#include\b|#define\b|using \w+|package \w|"
     r"(?:if|elif|for|while|with|try|except|else|switch|case|do|match|finally)\b.*[:{]\s*$|(?:return|let|const|var|"
     r"int|void|char|public|private|static|func|fn|async|await|select|SELECT|insert|INSERT|update|UPDATE)\b.*[;({=]|"
-    r"[$>] \w|//|/\*|\*/|<\w|[}\])];?\s*$)|[;{]\s*$|\w\(.*\)|\w\s*[-+*/|&]?=\s*\S|->|=>|&&|\|\|"
+    r"[$>] \w|//|/\*|\*/|<\w|[}\])];?\s*$)|[;{]\s*$|\w\s*[-+*/|&]?=\s*\S|=>|&&|\|\|"
 )
+_CALL = re.compile(r"\w\(.*\)|->")
+_PLAIN = re.compile(rf"[(\"'“«]*{_LETTER}+(?:['’-]{_LETTER}+)*[.,;:!?)\"'”»]*")
+_PROSE = 6
+"""Plain words from which a line is prose that names a function, where most of it are such."""
 _FENCE = re.compile(r"^\s*(?:```|~~~)")
 _ENDS = '.!?…:;\n"“”«»([{—–•·'
 
@@ -99,7 +103,14 @@ def tokenize(text: str, *, nouns_capitalised: bool = False) -> Iterator[Token]:
 
 
 def _is_code(row: str) -> bool:
-    return _CODE_LINE.search(row[:400]) is not None
+    head = row[:400]
+    return _CODE_LINE.search(head) is not None or (_CALL.search(head) is not None and not _is_prose(head))
+
+
+def _is_prose(row: str) -> bool:
+    chunks = row.split()
+    plain = sum(_PLAIN.fullmatch(chunk) is not None for chunk in chunks)
+    return plain >= _PROSE and 4 * plain >= 3 * len(chunks)
 
 
 def _beside_digit(part: str, found: re.Match[str]) -> bool:
