@@ -7,7 +7,7 @@ import pytest
 
 from mainspring.errors import DataError, UsageError
 from mainspring.products.search import Document, Index
-from mainspring.products.search.fit import Features, calibration_error, features, fitted
+from mainspring.products.search.fit import MOST, Features, calibration_error, features, fitted
 from mainspring.products.search.heads import RankerCurve
 from support.hashed_words import HashedWords
 
@@ -49,6 +49,15 @@ def test_too_little_or_nonsense_is_refused() -> None:
     judged = drawn(5000, RankerCurve())
     with pytest.raises(DataError, match="no greater cosines"):
         fitted(judged._replace(values=-judged.values))
+
+
+def test_a_passage_that_says_less_than_its_sentences_does_not_count_against_them() -> None:
+    judged = drawn(5000, RankerCurve(sentence=50.0, slope=0.2, middle=25.0))
+    values = judged.values.copy()
+    values[:, 0] = values[:, 1] + 0.01 * (0.5 - judged.chosen)  # alike, and a little less where it was chosen
+    found = fitted(judged._replace(values=values))
+    assert found.sentence == MOST and found.slope > 0
+    assert calibration_error(judged._replace(values=values), found) < 0.02
 
 
 def test_an_index_keeps_a_curve_that_was_fitted_to_its_clicks(tmp_path: Path) -> None:

@@ -23,6 +23,9 @@ from mainspring.products.search.recall import Recall, evidence_of
 from mainspring.products.search.writer import STORE
 from mainspring.recipes.search.curves import logistic
 
+MOST = 4.0
+"""Weight of the best sentence beside the best passage, at most: the two cosines go together, and where one
+says all that the other does, a fit would set them against each other."""
 FEWEST = 20
 """Queries from which a curve can be fitted."""
 
@@ -79,7 +82,7 @@ def fitted(judged: Features) -> RankerCurve:
     """The curve under which what was chosen is likeliest.
 
     Raises:
-        DataError: there are too few queries, or the passage's cosine says nothing about what was chosen.
+        DataError: there are too few queries, or the cosines say nothing about what was chosen.
     """
     queries = len(set(judged.query.tolist()))
     if queries < FEWEST:
@@ -88,6 +91,10 @@ def fitted(judged: Features) -> RankerCurve:
             "give more judgements"
         )
     passage, sentence, lexical, offset = logistic(judged.values, judged.chosen)
+    if passage <= 0 or sentence > MOST * passage:
+        both = judged.values @ np.array([[1.0, 0.0], [MOST, 0.0], [0.0, 1.0]])
+        passage, lexical, offset = logistic(both, judged.chosen)
+        sentence = MOST * passage
     if passage <= 0:
         raise DataError(
             f"what was chosen has no greater cosines than what was not (weight {passage:.2f}): are queries "
