@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-HELPERS = {"__init__", "__main__", "harness"}
+HELPERS = {"__init__", "__main__", "harness", "trainer"}
 
 
 def main() -> int:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Bar, finish, interleave, median, multiplies_bf16, options
+from benchmarks.trainer import ends_of_steps
 
 SHAPES = {"full": (768, 12, 12, 8), "quick": (256, 2, 4, 8)}
 """Width, layers, heads and rows of a step."""
@@ -97,32 +98,18 @@ def examples(folder: Path, count: int) -> Iterator[dict[str, Any]]:
 
 def train_peer(folder: Path, size: str, steps: int, precision: str) -> list[float]:
     """Ends of steps of transformers.Trainer with its own BERT."""
-    from transformers import BertConfig, BertForMaskedLM, Trainer, TrainerCallback, TrainingArguments
-    from transformers.utils import logging
+    from transformers import BertConfig, BertForMaskedLM
 
-    logging.set_verbosity_error()
     width, layers, heads, rows = SHAPES[size]
     config = BertConfig(
         vocab_size=VOCABULARY, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
         intermediate_size=4 * width, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
         attn_implementation="sdpa",
     )  # fmt: skip
-    ends: list[float] = []
-
-    class Watch(TrainerCallback):
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            ends.append(time.perf_counter())
-
-    with tempfile.TemporaryDirectory() as out:
-        arguments = TrainingArguments(
-            output_dir=out, per_device_train_batch_size=rows, max_steps=steps, learning_rate=RATE,
-            max_grad_norm=CLIP, lr_scheduler_type="constant", weight_decay=0.01, use_cpu=True,
-            logging_steps=1, save_strategy="no", report_to=[], optim="adamw_torch_fused",
-            bf16=precision == "bf16", disable_tqdm=True, torch_compile=True,
-        )  # fmt: skip
-        data = list(examples(folder, steps * rows))
-        Trainer(BertForMaskedLM(config), arguments, train_dataset=data, callbacks=[Watch()]).train()
-    return ends
+    return ends_of_steps(
+        BertForMaskedLM(config), list(examples(folder, steps * rows)), rows=rows, steps=steps,
+        precision=precision, learning_rate=RATE, max_grad_norm=CLIP, weight_decay=0.01, torch_compile=True,
+    )  # fmt: skip
 
 
 def child(side: str, folder: Path, size: str, steps: int, precision: str, out: Path) -> None:

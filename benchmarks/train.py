@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Bar, finish, interleave, median, options
+from benchmarks.trainer import ends_of_steps
 
 SHAPE = {"d_model": 512, "n_layers": 8, "n_heads": 8, "d_ff": 2048, "max_positions": 256}
 VOCABULARY, SEQUENCE, ROWS, RANKS = 8192, 256, 2, 2
@@ -155,10 +156,6 @@ def their_gpt2() -> tuple[Any, list[Any]]:
 
 def train_hf(folder: Path, steps: int, precision: str) -> list[float]:
     """transformers.Trainer (accelerate, DDP) with its own GPT-2 and SDPA attention."""
-    from transformers import Trainer, TrainerCallback, TrainingArguments
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
     rank = int(os.environ["RANK"])
     feed = batches(folder, rank)
     examples = [
@@ -167,21 +164,10 @@ def train_hf(folder: Path, steps: int, precision: str) -> list[float]:
         for row in batch.ids
         for _ in range(RANKS)  # the Trainer's sampler deals examples out to the ranks
     ]
-    ends: list[float] = []
-
-    class Watch(TrainerCallback):
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            ends.append(time.perf_counter())
-
-    with tempfile.TemporaryDirectory() as out:
-        arguments = TrainingArguments(
-            output_dir=out, per_device_train_batch_size=ROWS, max_steps=steps, learning_rate=RATE,
-            max_grad_norm=CLIP, lr_scheduler_type="constant", weight_decay=0.0, use_cpu=True,
-            ddp_backend="gloo", logging_steps=1, save_strategy="no", report_to=[], optim="adamw_torch_fused",
-            bf16=precision == "bf16", disable_tqdm=True,
-        )  # fmt: skip
-        Trainer(their_gpt2()[0], arguments, train_dataset=examples, callbacks=[Watch()]).train()
-    return ends
+    return ends_of_steps(
+        their_gpt2()[0], examples, rows=ROWS, steps=steps, precision=precision, learning_rate=RATE,
+        max_grad_norm=CLIP, weight_decay=0.0, ddp_backend="gloo",
+    )  # fmt: skip
 
 
 def child(engine: str, folder: Path, steps: int, precision: str, out: Path) -> None:

@@ -7,8 +7,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import IO
 
 VENV = Path("/work/peers/spelling/venv/lib/python3.11/site-packages")
 """Where symspellpy and pyspellchecker are installed."""
@@ -67,25 +69,24 @@ def piped(command: Sequence[str], seconds: float) -> Suggests:
         )
         assert process.stdin is not None and process.stdout is not None
         process.stdout.readline()
-        until = time.monotonic() + seconds
-        found: list[list[str]] = []
-        for word in words:
-            if time.monotonic() > until:
-                break
-            process.stdin.write(f"^{word}\n".encode())
-            process.stdin.flush()
-            answers: list[str] = []
-            wrong = False
-            while line := process.stdout.readline().decode("utf-8", "replace").strip():
-                if line[0] in "&?":
-                    answers += [s.strip() for s in line.partition(":")[2].split(",")]
-                wrong |= line[0] in "&?#"
-            found.append(answers if wrong else [word])
+        found = _within(seconds, partial(_ask, process.stdin, process.stdout), words)
         process.kill()
         process.wait()
         return found
 
     return suggest
+
+
+def _ask(question: IO[bytes], answer: IO[bytes], word: str) -> list[str]:
+    question.write(f"^{word}\n".encode())
+    question.flush()
+    answers: list[str] = []
+    wrong = False
+    while line := answer.readline().decode("utf-8", "replace").strip():
+        if line[0] in "&?":
+            answers += [s.strip() for s in line.partition(":")[2].split(",")]
+        wrong |= line[0] in "&?#"
+    return answers if wrong else [word]
 
 
 def symspell(words: Mapping[str, float] | None, seconds: float) -> Suggests:
@@ -101,19 +102,13 @@ def symspell(words: Mapping[str, float] | None, seconds: float) -> Suggests:
         for word, count in words.items():
             engine.create_dictionary_entry(word, max(1, int(count)))
 
-    def suggest(asked: Sequence[str]) -> list[list[str]]:
-        until = time.monotonic() + seconds
-        found: list[list[str]] = []
-        for word in asked:
-            if time.monotonic() > until:
-                break
-            near = engine.lookup(word, Verbosity.CLOSEST, max_edit_distance=2)
-            if len(near) < 5 and words is None:
-                near = engine.lookup(word, Verbosity.ALL, max_edit_distance=2)
-            found.append([n.term for n in near[:5]])
-        return found
+    def suggest(word: str) -> list[str]:
+        near = engine.lookup(word, Verbosity.CLOSEST, max_edit_distance=2)
+        if len(near) < 5 and words is None:
+            near = engine.lookup(word, Verbosity.ALL, max_edit_distance=2)
+        return [n.term for n in near[:5]]
 
-    return suggest
+    return partial(_within, seconds, suggest)
 
 
 def pyspellchecker(tag: str, seconds: float) -> Suggests:
@@ -124,20 +119,24 @@ def pyspellchecker(tag: str, seconds: float) -> Suggests:
 
     engine = SpellChecker(language=tag)
 
-    def suggest(asked: Sequence[str]) -> list[list[str]]:
-        until = time.monotonic() + seconds
-        found: list[list[str]] = []
-        for word in asked:
-            if time.monotonic() > until:
-                break
-            if engine.known([word]):
-                found.append([word])
-                continue
-            near = engine.candidates(word) or set()
-            found.append(sorted(near, key=lambda w: -engine.word_usage_frequency(w))[:5])
-        return found
+    def suggest(word: str) -> list[str]:
+        if engine.known([word]):
+            return [word]
+        near = engine.candidates(word) or set()
+        return sorted(near, key=lambda w: -engine.word_usage_frequency(w))[:5]
 
-    return suggest
+    return partial(_within, seconds, suggest)
+
+
+def _within(seconds: float, suggest: Callable[[str], list[str]], words: Sequence[str]) -> list[list[str]]:
+    """Suggestions for as many words as are answered in the seconds."""
+    until = time.monotonic() + seconds
+    found: list[list[str]] = []
+    for word in words:
+        if time.monotonic() > until:
+            break
+        found.append(suggest(word))
+    return found
 
 
 def _add_venv() -> None:

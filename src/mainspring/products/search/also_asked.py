@@ -22,9 +22,10 @@ from mainspring.errors import SearchIndexError, UsageError
 from mainspring.finetune.text_reader import ReadText
 from mainspring.products.search.documents import Span
 from mainspring.products.search.encoder import Encoder
-from mainspring.products.search.heads import Heads, probability
+from mainspring.products.search.heads import Heads
 from mainspring.products.search.index import Index
 from mainspring.products.search.proposals import Proposal, proposals
+from mainspring.recipes.search.curves import probability
 from mainspring.train.files import replace_file
 
 FILE, VECTORS, JOURNAL = "questions.json", "questions.npy", "questions.jsonl"

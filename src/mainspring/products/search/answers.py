@@ -11,10 +11,11 @@ import numpy as np
 
 from mainspring.finetune.text_reader import ReadText
 from mainspring.products.search.documents import Span
-from mainspring.products.search.heads import Heads, probability
+from mainspring.products.search.heads import Heads
 from mainspring.products.search.questions import is_polar
 from mainspring.products.search.results import Answer
 from mainspring.products.search.store import StoredDocument, StoredPassage
+from mainspring.recipes.search.curves import probability
 
 READ = 5
 """Passages that are read of a question's results."""
@@ -76,7 +77,7 @@ class ReaderAnswerer:
             if not reading.spans:
                 continue
             span = reading.spans[0]
-            sure = probability(curve.span * span.score + curve.relevance * reading.relevance + curve.offset)
+            sure = curve.sure(span.score, reading.relevance)
             short = passage.text[span.start : span.stop]
             key = " ".join(short.casefold().split())
             if sure < curve.threshold or not key or (key in found and found[key].score >= sure):
@@ -100,7 +101,7 @@ class ReaderAnswerer:
         if not readings:
             return None
         weights = [probability(reading.relevance) for reading in readings]
-        says = [probability(curve.slope * reading.verdict + curve.offset) for reading in readings]
+        says = [curve.yes(reading.verdict) for reading in readings]
         total = sum(weights)
         yes = sum(w * s for w, s in zip(weights, says, strict=True)) / total
         if total < curve.weight or abs(yes - 0.5) < curve.margin:

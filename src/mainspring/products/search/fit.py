@@ -18,7 +18,7 @@ from mainspring.products.search.documents import Document
 from mainspring.products.search.encoder import Encoder
 from mainspring.products.search.heads import RankerCurve
 from mainspring.products.search.index import Index
-from mainspring.products.search.rank import RANKED
+from mainspring.products.search.rank import RANKED, compared
 from mainspring.products.search.recall import Recall, evidence_of
 from mainspring.products.search.writer import STORE
 from mainspring.recipes.search.curves import logistic
@@ -34,7 +34,7 @@ class Features(NamedTuple):
     """Candidates of several queries."""
 
     values: NDArray[np.float64]
-    """Best passage's cosine, best sentence's, BM25 over that of the greatest, [N, 3]."""
+    """What `rank.compared` says of them, [N, 3]."""
     chosen: NDArray[np.float64]
     """1 where the document was chosen, else 0, [N]."""
     query: NDArray[np.int64]
@@ -57,7 +57,7 @@ def features(index: Index, chosen: Mapping[str, Iterable[str]]) -> Features:
     if encoder is None:
         raise UsageError(f"{index.folder}: a ranker compares vectors, and {index.missing}")
     recall = Recall(index.store, snapshot.lexical, snapshot.dense, snapshot.generation)
-    values: list[list[float]] = []
+    values: list[tuple[float, float, float]] = []
     right: list[float] = []
     query: list[int] = []
     for number, (text, keys) in enumerate(chosen.items()):
@@ -68,13 +68,9 @@ def features(index: Index, chosen: Mapping[str, Iterable[str]]) -> Features:
         named = [found.documents[c.document].key in wanted for c in candidates]
         if not any(named):
             continue
-        top = max((c.lexical for c in candidates), default=0.0) or 1.0
-        for candidate, is_chosen in zip(candidates, named, strict=True):
-            evidence = evidence_of(found, candidate)
-            passage, sentence = evidence.passages.max(initial=0.0), evidence.sentences.max(initial=0.0)
-            values.append([float(passage), float(sentence), candidate.lexical / top])
-            right.append(float(is_chosen))
-            query.append(number)
+        values += compared([evidence_of(found, candidate) for candidate in candidates])
+        right += map(float, named)
+        query += [number] * len(candidates)
     return Features(np.asarray(values), np.asarray(right), np.asarray(query))
 
 

@@ -8,7 +8,6 @@ package.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -116,12 +115,3 @@ def save_settings(folder: Path, settings: HeadsSettings) -> None:
     """Write what lies beside the weights."""
     content = json.dumps(settings.model_dump(mode="json"), indent=1, ensure_ascii=False)
     (folder / SETTINGS).write_text(content + "\n", encoding="utf-8")
-
-
-def probability(logit: float) -> float:
-    """The logistic curve.
-
-    >>> probability(0.0), round(probability(-800.0), 3)
-    (0.5, 0.0)
-    """
-    return 1.0 / (1.0 + math.exp(-logit)) if logit > -700 else 0.0

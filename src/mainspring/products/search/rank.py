@@ -59,6 +59,16 @@ class Ranker(Protocol):
         ...
 
 
+def compared(evidence: Sequence[Evidence]) -> list[tuple[float, float, float]]:
+    """Of each candidate the best passage's cosine, the best sentence's, and BM25 over that of the candidate
+    with the greatest."""
+    top = max((e.lexical for e in evidence), default=0.0) or 1.0
+    return [
+        (float(e.passages.max(initial=0.0)), float(e.sentences.max(initial=0.0)), e.lexical / top)
+        for e in evidence
+    ]
+
+
 class BiEncoderRanker:
     """Ranks by cosines of query, passage and best sentence, and by BM25 relative to the best candidate's."""
 
@@ -72,13 +82,7 @@ class BiEncoderRanker:
         self, query: str, texts: Sequence[str], evidence: Sequence[Evidence]
     ) -> NDArray[np.float64]:
         """See `Ranker.relevance`."""
-        top = max((e.lexical for e in evidence), default=0.0) or 1.0
-        sums = [
-            float(e.passages.max(initial=0.0))
-            + self.sentence * float(e.sentences.max(initial=0.0))
-            + self.lexical * e.lexical / top
-            for e in evidence
-        ]
+        sums = [p + self.sentence * s + self.lexical * w for p, s, w in compared(evidence)]
         return np.asarray([4.0 / (1.0 + math.exp(-self.slope * (s - self.middle))) for s in sums])
 
 

@@ -15,7 +15,7 @@ from mainspring.products.spelling.keyboards import neighbours
 from mainspring.products.spelling.languages import Language, known_language
 from mainspring.products.spelling.letter_model import LetterModel
 from mainspring.products.spelling.letters import ClassTable, encode, letter_class
-from mainspring.products.spelling.lexicon import STEPS, Lexicon, Lexicons
+from mainspring.products.spelling.lexicon import STEPS, Lexicon
 from mainspring.products.spelling.parameters import Parameters
 from mainspring.products.spelling.rank import FEATURES, UNKNOWN
 
@@ -185,33 +185,16 @@ class LanguageEngine:
                 features[at, _CONTEXT] = total
 
 
-def engine_of(lexicons: Lexicons, parameters: Parameters, tag: str) -> LanguageEngine:
-    """What a language needs, from what was learnt."""
+def engine_of(lexicon: Lexicon, parameters: Parameters, tag: str) -> LanguageEngine:
+    """What a language needs, from its words and what was learnt."""
     language = known_language(tag)
     return LanguageEngine(
-        language,
-        lexicons.load(language.tag),
-        parameters.channel(language.family),
-        parameters.bigrams.get(language.tag),
+        language, lexicon, parameters.channel(language.family), parameters.bigrams.get(language.tag)
     )
 
 
 _CLITICS = frozenset(
-    {
-        "qu",
-        "all",
-        "dell",
-        "nell",
-        "sull",
-        "dall",
-        "quell",
-        "un",
-        "re",
-        "ve",
-        "ll",
-        "jusqu",
-        "lorsqu",
-        "puisqu",
-    }
-)
+    {"qu", "all", "dell", "nell", "sull", "dall", "quell", "un", "re", "ve", "ll", "jusqu", "lorsqu",
+     "puisqu"}
+)  # fmt: skip
 """Parts before or after an apostrophe that lists of words may lack."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from mainspring.products.spelling.results import Candidate, Correction, WordResu
 from mainspring.products.spelling.technical import TECHNICAL
 from mainspring.products.spelling.tokens import Token, like, tokenize
 
+T = TypeVar("T")
 LEXICONS = "lexicons.bin"
 PARAMETERS = "speller.safetensors"
 JOINED = 0.9
@@ -130,30 +131,33 @@ class Speller:
         if tag not in self._lexicons.index:
             return None
         with self._lock:
-            held = self._engines.get(tag)
-            if held is not None:
-                return held.lexicon
-            if tag in self._words:
-                self._words.move_to_end(tag)
-                return self._words[tag]
-        made = self._lexicons.load(tag)
-        with self._lock:
-            made = self._words.setdefault(tag, made)
-            while len(self._words) > _ASKED:
-                self._words.popitem(last=False)
-        return made
+            if tag in self._engines:
+                return self._engines[tag].lexicon
+        return self._recent(self._words, tag, _ASKED, lambda: self._lexicons.load(tag))
 
     def engine(self, tag: str) -> LanguageEngine:
         """What a language needs, kept while it is among those used last."""
+
+        def make() -> LanguageEngine:
+            known = known_language(tag).tag
+            lexicon = self._lexicon(known)
+            if lexicon is None:
+                lexicon = self._lexicons.load(known)  # which says what there is instead
+            return engine_of(lexicon, self._parameters, known)
+
+        return self._recent(self._engines, tag, _HELD, make)
+
+    def _recent(self, held: OrderedDict[str, T], tag: str, most: int, make: Callable[[], T]) -> T:
+        """What is held of a language, or is made and then held among the `most` used last."""
         with self._lock:
-            if tag in self._engines:
-                self._engines.move_to_end(tag)
-                return self._engines[tag]
-        made = engine_of(self._lexicons, self._parameters, tag)
+            if tag in held:
+                held.move_to_end(tag)
+                return held[tag]
+        made = make()  # another language need not wait for it
         with self._lock:
-            made = self._engines.setdefault(tag, made)
-            while len(self._engines) > _HELD:
-                self._engines.popitem(last=False)
+            made = held.setdefault(tag, made)
+            while len(held) > most:
+                held.popitem(last=False)
         return made
 
     def suggest(self, words: Sequence[str], *, language: str, most: int = _SHOWN) -> list[list[Candidate]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,6 +14,15 @@ from mainspring.finetune.text_reader import ReadText
 
 RIDGE = 1e-2
 """Pull of weights towards 0."""
+
+
+def probability(logit: float) -> float:
+    """The logistic curve.
+
+    >>> probability(0.0), round(probability(-800.0), 3)
+    (0.5, 0.0)
+    """
+    return 1.0 / (1.0 + math.exp(-logit)) if logit > -700 else 0.0
 
 
 class AnswerCurve(Section):
@@ -27,6 +37,10 @@ class AnswerCurve(Section):
     threshold: float = 0.5
     """Probability from which an answer is shown."""
 
+    def sure(self, span: float, relevance: float) -> float:
+        """The probability, from a span's score and the reading's relevance."""
+        return probability(self.span * span + self.relevance * relevance + self.offset)
+
 
 class VerdictCurve(Section):
     """Probability of yes, of several passages weighted by relevance."""
@@ -39,6 +53,10 @@ class VerdictCurve(Section):
     """Distance from one half from which a verdict is conclusive."""
     weight: float = 0.5
     """Sum of the passages' probabilities to be relevant from which there is something to go by."""
+
+    def yes(self, verdict: float) -> float:
+        """The probability of yes, from a reading's verdict."""
+        return probability(self.slope * verdict + self.offset)
 
 
 class Judged(NamedTuple):

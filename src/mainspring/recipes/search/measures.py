@@ -63,11 +63,11 @@ def squad(
 
 def shown_answers(judged: Sequence[Judged], curve: AnswerCurve) -> dict[str, float]:
     """Of questions beside texts of which not all answer: answers shown, and right of those, in percent."""
-    sure = [
-        curve.span * j.reading.spans[0].score + curve.relevance * j.reading.relevance + curve.offset
+    shown = [
+        j.right
         for j in judged
+        if curve.sure(j.reading.spans[0].score, j.reading.relevance) >= curve.threshold
     ]
-    shown = [j.right for s, j in zip(sure, judged, strict=True) if 1 / (1 + np.exp(-s)) >= curve.threshold]
     return {
         "texts": len(judged),
         "shown": 100 * len(shown) / len(judged),
@@ -78,7 +78,7 @@ def shown_answers(judged: Sequence[Judged], curve: AnswerCurve) -> dict[str, flo
 def verdicts(judged: Sequence[Judged], curve: VerdictCurve) -> dict[str, Any]:
     """Accuracy in percent, of all, of always the more frequent verdict, and of what is conclusive."""
     yes = np.asarray([j.right for j in judged])
-    p = np.asarray([1 / (1 + np.exp(-(curve.slope * j.reading.verdict + curve.offset))) for j in judged])
+    p = np.asarray([curve.yes(j.reading.verdict) for j in judged])
     right, conclusive = (p > 0.5) == yes, np.abs(p - 0.5) >= curve.margin
     return {
         "questions": len(judged),

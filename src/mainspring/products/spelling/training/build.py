@@ -154,7 +154,7 @@ def fit_weights(
 def _of_language(
     lexicons: Lexicons, parameters: learnt.Parameters, tag: str, data: Path, pairs: Pairs
 ) -> fit_rank.Examples:
-    engine = engine_of(lexicons, parameters, tag)
+    engine = engine_of(lexicons.load(known_language(tag).tag), parameters, tag)
     parts = [fit_rank.examples(engine, [], [], 1.0)]
     for (other, name), rows in pairs.items():
         if known_language(other).tag == tag and name != "codespell":
