@@ -131,6 +131,19 @@ def test_one_by_one_equals_the_grouped_products(activation, dtype):
         assert (one - other).abs().max().item() <= tolerance * max(scale, 1e-3)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_experts_without_any_row(activation, bias):
+    """A rank whose experts no token chose: nothing goes out, and every weight has a gradient, of zeros."""
+    experts = layer(4, activation=activation, bias=bias).experts
+    rows = torch.empty(0, 16, requires_grad=True)
+    out = experts(rows, [0] * 4)
+    assert out.shape == (0, 16)
+    out.sum().backward()
+    assert rows.grad.shape == (0, 16)
+    assert all(parameter.grad is not None and not parameter.grad.any() for parameter in experts.parameters())
+
+
 def test_gather_and_add_rows_and_their_gradients():
     token = torch.tensor([3, 0, 3, 1])
     x = torch.randn(5, 6, dtype=torch.float64, requires_grad=True)

@@ -97,7 +97,8 @@ def one_by_one(rows: Tensor, up: Tensor) -> bool:
     """Whether experts are to come one after another, rather than all in one grouped product."""
     # A compiler knows grouped products of bf16 only.
     compiled = torch.compiler.is_compiling() and rows.dtype != torch.bfloat16
-    if compiled or not _aligned(up):
+    # Grouped products have no backward of no rows at all: a rank whose experts no token chose.
+    if compiled or not _aligned(up) or rows.shape[0] == 0:
         return True
     work = rows.shape[0] * up.shape[1] * up.shape[2]
     return rows.device.type == "cpu" and work >= SMALLEST * up.shape[0]
