@@ -34,7 +34,7 @@ def apply_activation(kind: Activation, inner: Tensor) -> Tensor:
     if kind not in ("swiglu", "geglu"):
         return activate(kind)(inner)
     # The width is said, not left to -1: a rank of experts may have no rows at all.
-    gate, value = inner.unflatten(-1, (inner.shape[-1] // 2, 2)).unbind(-1)
+    gate, value = inner.view(*inner.shape[:-1], inner.shape[-1] // 2, 2).unbind(-1)
     return activate(kind)(gate) * value
 
 

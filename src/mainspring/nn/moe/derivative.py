@@ -15,7 +15,7 @@ def differentiate_activation(kind: Activation, inner: Tensor, grad: Tensor) -> T
     """Gradient by `inner` [N, inner] from that by the activation's output [N, d_ff]."""
     if kind not in ("swiglu", "geglu"):
         return _pointwise(kind, inner, grad)
-    gate, value = inner.unflatten(-1, (inner.shape[-1] // 2, 2)).unbind(-1)
+    gate, value = inner.view(*inner.shape[:-1], inner.shape[-1] // 2, 2).unbind(-1)
     both = (_pointwise(kind, gate, grad * value), grad * activate(kind)(gate))
     return torch.stack(both, dim=-1).flatten(1)
 
