@@ -122,9 +122,10 @@ class Plan(Section):
     @model_validator(mode="after")
     def _offload_has_what_it_needs(self) -> Self:
         if self.offload != "none" and (self.zero == 0 or self.backend != "flat"):
+            remedy = "zero = 3 (legal on one rank, too)" if self.zero == 0 else 'backend = "flat"'
             raise ValueError(
                 f'offload = "{self.offload}" moves the shards of ZeRO 1 to 3 on flat shards and the plan has '
-                f'zero = {self.zero}, backend = "{self.backend}"; set zero = 3 (legal on one rank, too)'
+                f'zero = {self.zero}, backend = "{self.backend}"; set {remedy}'
             )
         if self.offload != "host" and (self.offload_ratio != 1 or self.offload_delay is not None):
             raise ValueError(
