@@ -23,8 +23,8 @@ _MEANINGS = {"F": "forward", "B": "backward", "W": "backward to weights", "U": "
 def svg(timelines: Sequence[tuple[str, Timeline]], *, span: float | None = None) -> str:
     """Timelines below one another in one scale, as an SVG picture.
 
-    Boxes have the number of the micro-batch where it fits; a rank's further chunks of layers are darker. What is left blank
-    is the bubble.
+    Boxes have the number of the micro-batch where it fits; a rank's further chunks of layers are darker. What
+    is left blank is the bubble.
 
     Args:
         timelines: each with its title.
