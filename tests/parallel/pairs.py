@@ -40,41 +40,37 @@ FEW = [
     Case(EXPERTS, plan("sequence", "expert") | BF16),
     Case(DEEP, plan("sequence", zero=3, backend="fsdp2")),
 ]
-MANY = [
+SHARDED = [
     Case(DEEP, plan("tensor", zero=3, remat=True) | TOKENS | DISK, "bf16", accumulation=2),
-    *(Case("hf-gpt2", plan("tensor", zero=zero), rules=GPT2, accumulation=2) for zero in (0, 1, 2)),
+    *(Case("hf-gpt2", plan("tensor", zero=zero), rules=GPT2, accumulation=2) for zero in (1, 2)),
     Case(DEEP, plan("sequence", zero=2) | RING | LATE, "bf16", accumulation=2),
     Case(DEEP, plan("sequence", zero=3, remat=True) | DISK),
     Case(EXPERTS, plan("sequence", "expert", zero=2, remat=True) | LATE, accumulation=2),
+    Case(DEEP, plan("sequence", zero=2, backend="fsdp2", remat=True) | RING),
     Case(DEEP, plan("pipeline", zero=1, remat=True) | GPIPE | LATE, "bf16", accumulation=2),
     Case(DEEP, plan("pipeline", zero=3, remat=True) | GPIPE, "fp16", accumulation=2),
-    Case(DEEP, plan("pipeline", zero=3) | DISK, accumulation=2),
-    Case(DEEP, plan("pipeline", zero=3) | LATE, accumulation=2),
+    *(Case(DEEP, plan("pipeline", zero=3) | where, accumulation=2) for where in (DISK, LATE)),
     Case(DEEP, plan("pipeline", zero=2, remat=True) | INTERLEAVED | DISK, accumulation=2),
     Case(DEEP, plan("pipeline", zero=1) | INTERLEAVED | LATE, accumulation=2),
-    Case(DEEP, plan("pipeline", zero=1) | ZERO_BUBBLE | DISK, accumulation=4),
-    Case(DEEP, plan("pipeline", zero=1) | ZERO_BUBBLE | LATE, accumulation=4),
+    *(Case(DEEP, plan("pipeline", zero=1) | ZERO_BUBBLE | where, accumulation=4) for where in (DISK, LATE)),
+]
+WHOLE = [
+    Case("hf-gpt2", plan("tensor"), rules=GPT2, accumulation=2),
     Case(DEEP, plan("tensor", remat=True) | TOKENS | BF16, accumulation=2),
     Case(DEEP, plan("sequence") | RING | BF16),
     Case(DEEP, plan("pipeline") | GPIPE | BF16, "bf16", accumulation=2),
+    *(Case(DEEP, plan("pipeline") | how | BF16, accumulation=4) for how in ({}, INTERLEAVED, ZERO_BUBBLE)),
     *(
-        Case(DEEP, plan("pipeline") | schedule | BF16, accumulation=4)
-        for schedule in ({}, INTERLEAVED, ZERO_BUBBLE)
-    ),
-    Case(DEEP, plan("sequence", zero=2, backend="fsdp2", remat=True) | RING),
-    *(
-        Case(DEEP, plan("tensor", "pipeline") | TOKENS | schedule, accumulation=4)
-        for schedule in (GPIPE, INTERLEAVED, ZERO_BUBBLE)
+        Case(DEEP, plan("tensor", "pipeline") | TOKENS | how, accumulation=4)
+        for how in (GPIPE, INTERLEAVED, ZERO_BUBBLE)
     ),
     *(
-        Case(DEEP, plan("sequence", "pipeline") | schedule, accumulation=4)
-        for schedule in (GPIPE, ZERO_BUBBLE)
-    ),
-    *(
-        Case(DEEP, plan("sequence", "pipeline") | RING | schedule, accumulation=4)
-        for schedule in (GPIPE, INTERLEAVED)
+        Case(DEEP, plan("sequence", "pipeline") | how, accumulation=4)
+        for how in (GPIPE, ZERO_BUBBLE, RING | GPIPE, RING | INTERLEAVED)
     ),
 ]
+GROUPS = {"few": FEW, "sharded": SHARDED, "whole": WHOLE}
+"""The first runs always, the others where slow tests do."""
 WORLD = 4
 
 Fields = dict[str, Any]
@@ -117,7 +113,7 @@ def battery() -> Iterator[tuple[int, Case]]:
     for world, some in test_axes_together.CASES.items():
         yield from ((world, case) for case in some)
     yield from ((2, case) for case in test_offload.cases())
-    yield from ((WORLD, case) for case in (*FEW, *MANY))
+    yield from ((WORLD, case) for some in GROUPS.values() for case in some)
 
 
 def told(world: int, case: Case) -> frozenset[str]:
