@@ -96,7 +96,7 @@ def test_one_rank_has_no_mesh_of_groups():
         ({"tensor_sequence": True}, "tensor > 1"),
         ({"pipeline": 2, "pipeline_schedule": "interleaved"}, "has at least 2"),
         ({"pipeline": 2, "pipeline_chunks": 2}, "have 1"),
-        ({"tensor": 2, "backend": "fsdp2"}, "data axis only"),
+        ({"tensor": 2, "backend": "fsdp2"}, "data and sequence ranks alone"),
     ],
 )
 def test_plans_that_contradict_themselves_are_refused(fields, said):

@@ -83,7 +83,9 @@ class Plan(Section):
         if self.tensor_sequence and self.tensor == 1:
             raise ValueError("tensor_sequence goes with tensor > 1; it is 1")
         if self.backend == "fsdp2" and (self.world > self.data * self.sequence or self.expert > 1):
-            raise ValueError('backend = "fsdp2" knows the data axis only; use backend = "flat"')
+            raise ValueError(
+                'backend = "fsdp2" shards over data and sequence ranks alone; use backend = "flat"'
+            )
         return self
 
     @model_validator(mode="after")
