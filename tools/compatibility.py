@@ -20,28 +20,16 @@ def compatibility() -> str:
     """The page without its notice."""
     sys.path.insert(0, str(TESTS))
     try:
-        from parallel import test_axes_together, test_disk, test_equivalence, test_offload
+        from parallel import pairs, test_disk
         from parallel.battery import Case
-        from parallel.expert import test_spread
-        from parallel.sequence import test_exact
     finally:
         sys.path.remove(str(TESTS))
-    together = test_axes_together.CASES
-    cases = {world: [*test_equivalence.cases(world), *together.get(world, ())] for world in (2, 4)}
-    cases |= {world: some for world, some in together.items() if world > 4}
-    by_model = [case for some in cases.values() for case in some if not _axes(case.plan)]
-    by_model += test_offload.cases()
+    cases = list(pairs.battery())
+    by_model = [case for _, case in cases if not _axes(case.plan)]
     for name, stage, precision, meta, accumulation in test_disk.CASES:
         by_model.append(Case(name, {"zero": stage, "offload": "disk"}, precision, accumulation, meta=meta))
-    composed = [
-        (world, case.plan, case.example, {case.precision})
-        for world, some in cases.items()
-        for case in some
-        if _axes(case.plan)
-    ]
-    for world in (2, 4):
-        composed += [(world, fields, name, {"fp32"}) for name, _, fields, *_ in test_exact.chosen(world)]
-        composed += [(world, fields, name, {"fp32"}) for name, fields, *_ in test_spread.chosen(world)]
+    composed = [(world, case) for world, case in cases if _axes(case.plan)]
+    refused = [(*pair, why) for pair in pairs.pairs() if (why := pairs.refusal(*pair)) is not None]
     return (
         "# What trains under which plan\n\nEach entry is a test on 2 gloo ranks, some of them also "
         "on 4, three axes\nat once on 8, all of them on 16 (most of those with the slow tests): losses, "
@@ -51,7 +39,12 @@ def compatibility() -> str:
         f"part that some rows use and one that none does.\n\n{table(_models(by_model))}\n"
         "## Axes together\n\nWhich axes of the mesh are longer than 1 at once, and on which models that was "
         "tested at each ZeRO stage.\n`tensor_sequence`, schedules and kinds of attention over the sequence "
-        f"are options of their axes.\n\n{table(_together(composed))}"
+        f"are options of their axes.\n\n{table(_together(composed))}\n"
+        "## What is refused\n\nTwo things that a plan is told at once and that cannot be: the plan says so, "
+        "with what to do instead, before\nanything is allocated. Every other pair is in some case of the "
+        "tables above, which a test sees to\n(`tests/parallel/test_pairs.py`); what compressed and Adasum "
+        "communication train like is in tests of their own.\n\n"
+        f"{table(_refused(refused))}"
     )
 
 
@@ -75,24 +68,41 @@ def _models(cases: Iterable[Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _together(cases: Iterable[tuple[int, dict[str, Any], str, set[str]]]) -> list[dict[str, Any]]:
+def _together(cases: Iterable[tuple[int, Any]]) -> list[dict[str, Any]]:
     found: dict[tuple[str, ...], dict[str, set[str]]] = {}
-    for world, plan, example, precision in cases:
-        others = 1
+    for world, case in cases:
+        plan, others = case.plan, 1
         for axis in ("tensor", "sequence", "pipeline"):
             others *= plan.get(axis, 1)
         axes = _axes({**plan, "data": world // others})
         if axes == ("data",):
             continue
         cells = found.setdefault(axes, {})
-        cells.setdefault(f"zero={plan.get('zero', 0)}", set()).add(example)
+        cells.setdefault(f"zero={plan.get('zero', 0)}", set()).add(case.example)
         also = cells.setdefault("also", set())
-        also |= precision - {"fp32"} | set(_options(plan))
+        also |= {case.precision} - {"fp32"} | set(_options(plan))
+        also |= set() if case.rules is None else {"rules by module path"}
     columns = [*STAGES, "also"]
     return [
         {"axes": " x ".join(axes), **{c: ", ".join(sorted(cells.get(c, ()))) or "-" for c in columns}}
         for axes, cells in sorted(found.items(), key=lambda item: (len(item[0]), item[0]))
     ]
+
+
+def _refused(pairs: Iterable[tuple[str, str, str]]) -> list[dict[str, Any]]:
+    """A row for each reason and the option that its pairs have in common."""
+    by_reason: dict[str, list[tuple[str, str]]] = {}
+    for one, other, why in pairs:
+        by_reason.setdefault(why, []).append((one, other))
+    rows = []
+    for why, left in by_reason.items():
+        while left:
+            options = [option for pair in left for option in pair]
+            common = max(options, key=options.count)
+            others = [b if a == common else a for a, b in left if common in (a, b)]
+            rows.append({"option": common, "not with": ", ".join(others), "because": why})
+            left = [pair for pair in left if common not in pair]
+    return sorted(rows, key=lambda row: row["option"])
 
 
 def _options(plan: dict[str, Any]) -> Iterator[str]:
@@ -108,3 +118,9 @@ def _options(plan: dict[str, Any]) -> Iterator[str]:
         yield "remat"
     if plan.get("offload"):
         yield f"offload to the {plan['offload']}"
+    if plan.get("offload_delay") is not None:
+        yield "offload_delay"
+    if plan.get("backend"):
+        yield str(plan["backend"])
+    if plan.get("gradient_dtype"):
+        yield f"gradients in {plan['gradient_dtype']}"

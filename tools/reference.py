@@ -34,6 +34,7 @@ def pages() -> dict[Path, str]:
         ROOT / "docs/reference/spelling-languages.md": NOTICE + spelling_languages(),
         ROOT / "docs/benchmarks.md": benchmarks(),
         ROOT / "docs/images/pipeline-schedules.svg": schedules(),
+        ROOT / "docs/images/pipedream-schedule.svg": asynchronous(),
     }
 
 
@@ -56,6 +57,21 @@ def schedules() -> str:
         ("zero_bubble", on_paper("zero_bubble")),
     ]
     return svg([(f"{title}: {timeline.idle:.0%} idle", timeline) for title, timeline in shown])
+
+
+def asynchronous() -> str:
+    """Pictures of PipeDream's schedule beside those that empty: four ranks, twelve minibatches."""
+    from mainspring.parallel.pipedream import Layout, orders
+    from mainspring.planner.picture import svg
+    from mainspring.planner.ticks import simulate
+
+    layout = Layout((1, 1, 1, 1))
+    shown = [
+        ("PipeDream: each minibatch is an update", simulate(orders(layout, "stashing", 12))),
+        ("1F1B, a flush after every 4", simulate(orders(layout, "flush", 12, 4))),
+        ("GPipe, a flush after every 4", simulate(orders(layout, "gpipe", 12, 4))),
+    ]
+    return svg([(f"{title}; {timeline.span:.0f} ticks", timeline) for title, timeline in shown])
 
 
 def commands() -> str:

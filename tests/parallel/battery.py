@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from mainspring.nn.span import cut_of, logical_shape, span_of
 from mainspring.optim import OptimConfig
 from mainspring.parallel import Plan
 from mainspring.parallel.strategy import strategy_of
+from mainspring.parallel.tensor.rules import Rule
 from parallel.examples import EXAMPLES, STAGED, Example
 
 ALL = EXAMPLES | STAGED
@@ -52,6 +54,8 @@ class Case:
     """Born on meta, spread, then materialised."""
     no_sync: bool = True
     """Whether the loop tells about accumulation; it must be right without, too."""
+    rules: dict[str, Rule] | None = None
+    """How modules that do not say it themselves are cut."""
 
     @property
     def id(self) -> str:
@@ -63,6 +67,7 @@ class Case:
                 ("mean", self.reduce == "mean"),
                 ("meta", self.meta),
                 ("unannounced", not self.no_sync),
+                ("rules", self.rules is not None),
             )
             if on
         ]
@@ -97,7 +102,9 @@ def _outcome(rank: int, world: int, case: Case) -> dict[str, float] | str:
         want = single_run(case)
         if _on_fsdp2(case):
             decay_unused(want)
-        errors = compare(spread_run(rank, world, case), want, case.precision, _on_fsdp2(case))
+        with tempfile.TemporaryDirectory() as folder:
+            got = spread_run(rank, world, case, folder)
+        errors = compare(got, want, _numbers(case), _on_fsdp2(case))
     except Exception:
         errors = traceback.format_exc()
     met: list[Any] = [None] * world
@@ -139,16 +146,20 @@ def decay_unused(trace: Trace) -> None:
             trace.parameters[name] *= (1 - OPTIM.lr * OPTIM.weight_decay) ** STEPS
 
 
-def spread_run(rank: int, world: int, case: Case) -> Trace:
-    """Train under the plan; every rank takes its share of the rows, and starts from other random numbers."""
-    example, plan = ALL[case.example], plan_of(case, world)
+def spread_run(rank: int, world: int, case: Case, folder: str) -> Trace:
+    """Train under the plan; every rank takes its share of the rows, and starts from other random numbers.
+
+    `folder` is for what a plan keeps on disk.
+    """
+    example, plan = ALL[case.example], plan_of(case, world, folder)
     torch.manual_seed(0 if rank == 0 else 100 + rank)
     if case.meta:
         with torch.device("meta"):
             model = example.build()
     else:
         model = example.build()
-    assert parallel.apply(model, plan, precision=case.precision, reduce=case.reduce) is model
+    spread = parallel.apply(model, plan, precision=case.precision, reduce=case.reduce, rules=case.rules)
+    assert spread is model
     if case.meta:
         assert example.initialize is not None
         parallel.materialize(model, "cpu", example.initialize)
@@ -160,6 +171,9 @@ def spread_run(rank: int, world: int, case: Case) -> Trace:
         tokens = {"index": axes.index("sequence"), "size": plan.sequence}
         example = replace(example, loss=functools.partial(example.loss, **tokens))
 
+    # What lies on disk is in no parameter between steps.
+    stored = functools.partial(parallel.full_state, model, rank0_only=False)
+    parameters = stored if plan.offload == "disk" else None
     if plan.pipeline > 1:
         return _train(
             model,
@@ -171,6 +185,7 @@ def spread_run(rank: int, world: int, case: Case) -> Trace:
             lambda value: _sum_over_ranks(value) * ranks * plan.pipeline / world,
             lambda: parallel.clip_grad_norm(model, CLIP),
             lambda value: _over_stages(model, example.build(), value),
+            parameters,
         )
 
     def quiet(last: bool) -> contextlib.AbstractContextManager[None]:
@@ -185,13 +200,20 @@ def spread_run(rank: int, world: int, case: Case) -> Trace:
         lambda model, micro_batches, loss: _plain(model, micro_batches, loss, quiet),
         lambda value: _sum_over_ranks(value) * ranks / world,
         lambda: parallel.clip_grad_norm(model, CLIP),
+        parameters=parameters,
     )
 
 
-def plan_of(case: Case, world: int) -> Plan:
-    """The case's plan on so many ranks."""
+def plan_of(case: Case, world: int, folder: str) -> Plan:
+    """The case's plan on so many ranks, with a folder where it takes one."""
     others = math.prod(case.plan.get(axis, 1) for axis in ("tensor", "sequence", "pipeline"))
-    return Plan(data=world // others, **case.plan)
+    where = {"offload_folder": folder} if case.plan.get("offload") == "disk" else {}
+    return Plan(data=world // others, **case.plan, **where)
+
+
+def _numbers(case: Case) -> str:
+    """The narrowest numbers that a case computes with or sends."""
+    return "bf16" if case.plan.get("gradient_dtype") == "bf16" else case.precision
 
 
 def single_run(case: Case) -> Trace:
@@ -229,6 +251,7 @@ def _train(
     over_ranks: Callable[[float], float],
     clip: Callable[[], float],
     gather: Callable[[Callable[[Tensor], Tensor | None]], dict[str, Any]] | None = None,
+    parameters: Callable[[], dict[str, Tensor]] | None = None,
 ) -> Trace:
     gather = gather or (lambda value: {name: _whole_of(p, value) for name, p in model.named_parameters()})
     model.train()
@@ -253,7 +276,7 @@ def _train(
         trace.norms.append(clip())
         optimizer.step()
         optimizer.zero_grad()
-    trace.parameters = gather(lambda parameter: parameter.detach())
+    trace.parameters = gather(lambda parameter: parameter.detach()) if parameters is None else parameters()
     trace.trainable = {name: p.requires_grad for name, p in model.named_parameters()}
     return trace
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from pydantic import ValidationError
+from torch.distributed.tensor import DTensor, Shard
 
 from mainspring.errors import PlanError
 from mainspring.parallel import Axes, Plan
@@ -62,17 +63,30 @@ def sums(rank, world):
         if axes.group(axis) is not None:
             dist.all_reduce(number, group=axes.group(axis))
         found[axis] = float(number)
+    theirs = axes.device_mesh("cpu")
+    assert theirs.mesh_dim_names == ("data", "tensor") and theirs.mesh.tolist() == [[0, 1], [2, 3]]
+    for axis in theirs.mesh_dim_names:
+        assert theirs[axis].get_local_rank() == axes.index(axis)
+        assert dist.get_process_group_ranks(theirs.get_group(axis)) == axes.ranks(axis)
+    rows = DTensor.from_local(torch.full((1, 2), float(rank)), theirs, [Shard(0), Shard(1)])
+    found["whole"] = rows.full_tensor().tolist()
     return found
 
 
 @pytest.mark.distributed
 def test_groups_talk():
+    whole = {"whole": [[0.0, 0.0, 1.0, 1.0], [2.0, 2.0, 3.0, 3.0]]}
     assert run_ranks(sums, 4) == [
-        {"tensor": 1.0, "data": 2.0, "sequence": 0.0},
-        {"tensor": 1.0, "data": 4.0, "sequence": 1.0},
-        {"tensor": 5.0, "data": 2.0, "sequence": 2.0},
-        {"tensor": 5.0, "data": 4.0, "sequence": 3.0},
+        {"tensor": 1.0, "data": 2.0, "sequence": 0.0} | whole,
+        {"tensor": 1.0, "data": 4.0, "sequence": 1.0} | whole,
+        {"tensor": 5.0, "data": 2.0, "sequence": 2.0} | whole,
+        {"tensor": 5.0, "data": 4.0, "sequence": 3.0} | whole,
     ]
+
+
+def test_one_rank_has_no_mesh_of_groups():
+    with pytest.raises(PlanError, match="one rank"):
+        Axes.alone().device_mesh("cpu")
 
 
 @pytest.mark.parametrize(
@@ -82,7 +96,7 @@ def test_groups_talk():
         ({"tensor_sequence": True}, "tensor > 1"),
         ({"pipeline": 2, "pipeline_schedule": "interleaved"}, "has at least 2"),
         ({"pipeline": 2, "pipeline_chunks": 2}, "have 1"),
-        ({"tensor": 2, "backend": "fsdp2"}, "data axis only"),
+        ({"tensor": 2, "backend": "fsdp2"}, "data and sequence ranks alone"),
     ],
 )
 def test_plans_that_contradict_themselves_are_refused(fields, said):

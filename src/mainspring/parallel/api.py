@@ -96,9 +96,10 @@ def apply(
     strategy: Strategy
     flat = plan.zero > 0 and plan.backend == "flat" and (not alone or precision == "fp16")
     if precision == "fp16" and not (flat or placement is not None):
+        remedy = "zero to 1, 2 or 3 (legal on one rank, too)" if plan.zero == 0 else 'backend = "flat"'
         raise PlanError(
             f"fp16 needs the loss scaler of flat shards; the plan has zero = {plan.zero}, backend = "
-            f'"{plan.backend}": set zero to 1, 2 or 3 (legal on one rank, too), or use precision = "bf16"'
+            f'"{plan.backend}": set {remedy}, or use precision = "bf16"'
         )
     if precision == "fp16" and plan.communication != "exact":
         raise PlanError(

@@ -11,8 +11,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from mainspring.errors import PlanError
 from mainspring.nn.span import cut_of
@@ -101,6 +103,25 @@ class Axes:
     def groups(self) -> list[dist.ProcessGroup]:
         """All groups that this rank is in; one that serves several axes is listed for each."""
         return list(self._groups.values())
+
+    def device_mesh(self, kind: str) -> DeviceMesh:
+        """The mesh as PyTorch's, over the same groups, for modules that bring DTensors of their own.
+
+        It has those of the dimensions "pipeline", "data", "sequence" and "tensor" (slowest first) that are
+        longer than 1. Our own parameters are plain tensors that carry what of the whole they are.
+
+        Args:
+            kind: of the devices, "cpu" or "cuda".
+
+        Raises:
+            PlanError: there is one rank, which has no groups.
+        """
+        groups = {axis: self.group(axis) for axis in ("pipeline", "data", "sequence", "tensor")}
+        longer = {axis: group for axis, group in groups.items() if group is not None}
+        if not longer:
+            raise PlanError("a mesh of one rank has no groups; make a torch DeviceMesh of your own for it")
+        everyone = torch.arange(self.world).view([self.size(axis) for axis in longer])
+        return DeviceMesh.from_group(list(longer.values()), kind, mesh=everyone, mesh_dim_names=tuple(longer))
 
     def ranks(self, axis: Axis | str) -> list[int]:
         """Their numbers in the world, in order."""

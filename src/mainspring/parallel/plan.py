@@ -83,7 +83,9 @@ class Plan(Section):
         if self.tensor_sequence and self.tensor == 1:
             raise ValueError("tensor_sequence goes with tensor > 1; it is 1")
         if self.backend == "fsdp2" and (self.world > self.data * self.sequence or self.expert > 1):
-            raise ValueError('backend = "fsdp2" knows the data axis only; use backend = "flat"')
+            raise ValueError(
+                'backend = "fsdp2" shards over data and sequence ranks alone; use backend = "flat"'
+            )
         return self
 
     @model_validator(mode="after")
@@ -122,9 +124,10 @@ class Plan(Section):
     @model_validator(mode="after")
     def _offload_has_what_it_needs(self) -> Self:
         if self.offload != "none" and (self.zero == 0 or self.backend != "flat"):
+            remedy = "zero = 3 (legal on one rank, too)" if self.zero == 0 else 'backend = "flat"'
             raise ValueError(
                 f'offload = "{self.offload}" moves the shards of ZeRO 1 to 3 on flat shards and the plan has '
-                f'zero = {self.zero}, backend = "{self.backend}"; set zero = 3 (legal on one rank, too)'
+                f'zero = {self.zero}, backend = "{self.backend}"; set {remedy}'
             )
         if self.offload != "host" and (self.offload_ratio != 1 or self.offload_delay is not None):
             raise ValueError(

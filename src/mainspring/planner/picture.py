@@ -23,8 +23,8 @@ _MEANINGS = {"F": "forward", "B": "backward", "W": "backward to weights", "U": "
 def svg(timelines: Sequence[tuple[str, Timeline]], *, span: float | None = None) -> str:
     """Timelines below one another in one scale, as an SVG picture.
 
-    Boxes have the number of the micro-batch; a rank's further chunks of layers are darker. What is left blank
-    is the bubble.
+    Boxes have the number of the micro-batch where it fits; a rank's further chunks of layers are darker. What
+    is left blank is the bubble.
 
     Args:
         timelines: each with its title.
@@ -38,7 +38,8 @@ def svg(timelines: Sequence[tuple[str, Timeline]], *, span: float | None = None)
         parts.append(f'<text x="{_LEFT}" y="{top + 19}" font-weight="600">{escape(title)}</text>')
         parts += _boxes(timeline, top + _TOP, scale)
         top += _TOP + timeline.ranks * _ROW
-    kinds = [kind for kind in _FILLS if any(e.op.kind == kind for _, t in timelines for e in t.events)]
+    seen = {e.op.kind for _, t in timelines for e in t.events if e.end > e.start}
+    kinds = [kind for kind in _FILLS if kind in seen]
     for place, kind in enumerate(kinds):
         x = _LEFT + 150 * place
         parts.append(f'<rect x="{x}" y="{top + 12}" width="14" height="12" fill="{_FILLS[kind][0]}"/>')
@@ -62,8 +63,9 @@ def _boxes(timeline: Timeline, top: int, scale: float) -> list[str]:
         y, height = top + event.rank * _ROW + 2, _ROW - 4
         fill = _FILLS[event.op.kind][event.op.stage >= timeline.ranks]
         outlines[fill].append(f"M{x} {y}h{width}v{height}h-{width}z")
-        if width > 8:
-            labels[event.rank].append(f'<tspan x="{x + width // 2}">{event.op.batch}</tspan>')
+        number = str(event.op.batch)
+        if width > 1 + 7 * len(number):
+            labels[event.rank].append(f'<tspan x="{x + width // 2}">{number}</tspan>')
     found = [f'<path fill="{fill}" d="{"".join(paths)}"/>' for fill, paths in outlines.items()]
     for rank in range(timeline.ranks):
         y = top + rank * _ROW + 17

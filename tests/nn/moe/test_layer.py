@@ -4,6 +4,8 @@ import copy
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from mainspring.nn import TransformerConfig, initialize
 from mainspring.nn.feed_forward import FeedForward
@@ -179,6 +181,50 @@ def test_chance_is_for_training_and_follows_the_seed(k, noise):
     assert not torch.equal(run(0), run(1))
     made.eval()
     assert torch.equal(run(0), run(1))
+
+
+def test_noise_reaches_the_choice_and_not_what_experts_see_or_how_much_they_count():
+    """DeepSpeed's Jitter multiplies what the gate reads by U(1 - e, 1 + e), its RSample adds to logits."""
+    made = layer(1, noise="jitter", jitter=0.3, capacity_factor=None)
+    still = layer(1, capacity_factor=None)
+    x = tokens(1, 200)[0]
+    torch.testing.assert_close(made(x[None])[0], still(x[None])[0])  # one expert, of which a token is sure
+    torch.manual_seed(3)
+    z = made.gate(x).auxiliary[1]
+    torch.manual_seed(3)
+    shaken = x * torch.empty_like(x).uniform_(0.7, 1.3)
+    torch.testing.assert_close(z, torch.nn.functional.linear(shaken, made.gate.weight).square().mean())
+    drawn = layer(4, noise="gumbel", capacity_factor=None).gate
+    clean = torch.nn.functional.linear(x, drawn.weight).softmax(1)
+    gated = drawn(x)
+    assert (gated.experts[:, 0] != clean.argmax(1)).any()
+    owner = torch.arange(4).repeat_interleave(gated.routing.counts)
+    torch.testing.assert_close(gated.routing.weight, clean[gated.routing.token, owner])
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the most elements that an operator gave."""
+
+    def __init__(self):
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        sizes = [t.numel() for t in tree_leaves(out) if isinstance(t, torch.Tensor)]
+        self.elements = max(self.elements, *sizes, 0)
+        return out
+
+
+@pytest.mark.parametrize("width", [16, 64])
+def test_nothing_has_tokens_times_experts_times_slots_elements(width):
+    """One by one, and by grouped products."""
+    made = layer(32, width=width, inner=2 * width, top_k=2, keep="first", capacity_factor=1.0)
+    x = tokens(4, 256, width).requires_grad_()
+    with Largest() as seen:
+        made(x)[0].sum().backward()
+    assert seen.elements <= max(made.experts.up.weight.numel(), 2 * 1024 * 2 * width)
+    assert seen.elements < 1024 * 32 * 64  # S x E x C
 
 
 def test_padding_changes_nothing():

@@ -64,6 +64,21 @@ def test_auxiliary_losses_are_summed_over_layers_of_both_stacks():
     assert Transformer(dense).eval()(causal_batch(ids)).auxiliary is None
 
 
+def test_a_token_without_room_goes_on_by_the_residual():
+    """It leaves the layer as it left attention; the others do not."""
+    net = initialize(Transformer(config(every=1, capacity_factor=0.5, min_capacity=1, keep="first")), 0)
+    layer = net.layers[1]
+    found = {}
+    layer.feed_forward.register_forward_hook(lambda m, a, out: found.update(gives=out[0]))
+    layer.feed_forward_norm.register_forward_pre_hook(lambda m, a: found.update(stream=a[0]))
+    layer.register_forward_hook(lambda m, a, out: found.update(out=out.x))
+    net(causal_batch(torch.randint(30, (2, 12), generator=torch.Generator().manual_seed(0))))
+    lost = (found["gives"] == 0).all(-1)
+    assert lost.any() and not lost.all()
+    assert torch.equal(found["out"][lost], found["stream"][lost])
+    assert not torch.isclose(found["out"], found["stream"]).all(-1)[~lost].any()
+
+
 @pytest.mark.parametrize("settings", [{}, {"residual": True, "top_k": 2, "noise": "jitter"}])
 def test_recomputed_layers_give_the_same_gradients(settings):
     net = initialize(Transformer(config(min_capacity=1, **settings)), 0)

@@ -57,6 +57,21 @@ def test_experts_that_nobody_chose_can_go():
     assert small(next(batches())).logits.isfinite().all()
 
 
+def test_a_model_without_the_experts_that_validation_never_took_gives_the_same_on_it():
+    """Factors are relative to those of the experts taken, so that those pruned are in nothing."""
+    net = model()
+    with torch.no_grad():
+        for number in (1, 3):
+            layer = net.layers[number]
+            layer.feed_forward_norm.weight[0], layer.feed_forward_norm.bias[0] = 0, 10
+            layer.feed_forward.gate.weight[[0, 2], 0] = -10.0
+    loads = expert_loads(net, (net(batch) for batch in batches()))
+    assert [(load > 0).tolist() for load in loads.values()] == [[False, True, False, True]] * 2
+    small = built(*prune_experts(net.state_dict(), net.config, loads, 2))
+    for batch in batches():
+        torch.testing.assert_close(small(batch).logits, net(batch).logits, atol=1e-6, rtol=1e-5)
+
+
 def test_pruning_to_all_changes_nothing_and_pyramids_stay():
     net = model(count=(3, 5))
     loads = expert_loads(net, (net(batch) for batch in batches()))

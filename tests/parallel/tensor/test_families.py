@@ -21,17 +21,17 @@ CONFIGS = families() | parts()
 PLANS = {"whole tokens": {}, "odd number of tokens, cut": {"tensor_sequence": True}}
 
 
-def objective(model, config, length):
+def objective(model, config, batch, source, states=True):
     """A loss to which all outputs contribute."""
-    batch, source = batch_of(config, length)
     labels = batch.ids.masked_fill(batch.ids % 3 == 0, IGNORE)
-    out = model(batch, source=source, select=labels != IGNORE, columns="own", states=True)
+    out = model(batch, source=source, select=labels != IGNORE, columns="own", states=states)
     if config.head == "tokens":
         loss = summed_cross_entropy(out.logits, labels[labels != IGNORE], out.vocabulary)
     else:
         loss = F.softplus(out.logits.float()).sum() if config.head == "replaced" else out.hidden.sum() * 0
     draw = torch.Generator().manual_seed(2)
-    for output in (out.hidden, out.states[1], out.summary, out.pair_logits, out.auxiliary):
+    inside = out.states[1] if states else None
+    for output in (out.hidden, inside, out.summary, out.pair_logits, out.auxiliary):
         if output is not None:
             loss = loss + (output * torch.randn(output.shape, generator=draw)).sum()
     return loss
@@ -41,12 +41,12 @@ def differences(rank, world, options):
     """Largest errors of losses and gradients, of each model, relative to the largest gradient."""
     found = {}
     for name, config in CONFIGS.items():
-        length = LENGTH + ("odd" in options)
+        batch, source = batch_of(config, LENGTH + ("odd" in options))
         one = initialize(Transformer(config), seed=1)
-        want = objective(one, config, length)
+        want = objective(one, config, batch, source)
         want.backward()
         model = parallel.apply(initialize(Transformer(config), seed=1), Plan(tensor=world, **PLANS[options]))
-        loss = objective(model, config, length)
+        loss = objective(model, config, batch, source)
         loss.backward()
         errors = {"loss": float((loss - want).detach().abs() / want.detach().abs())}
         largest = max(float(p.grad.abs().max()) for p in one.parameters() if p.grad is not None)
