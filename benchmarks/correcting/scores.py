@@ -51,7 +51,7 @@ def _same(wanted: Sequence[str], given: Sequence[str]) -> int:
 
 
 def in_context(
-    system: str, passages: Sequence[InContext], correct: Callable[[str], dict[int, str]]
+    system: str, what: str, passages: Sequence[InContext], correct: Callable[[str], dict[int, str]]
 ) -> dict[str, Any]:
     """Share of tagged errors of one word that are put right, and of other words that are changed.
 
@@ -67,7 +67,7 @@ def in_context(
         wrong += sum(at not in passage.errors for at in changed)
     return {
         "language": "en",
-        "set": "holbrook in context",
+        "set": what,
         "system": system,
         "top-1": right / max(1, errors),
         "false": wrong / max(1, words),
@@ -76,19 +76,16 @@ def in_context(
     }
 
 
-def changes(suggests: Suggests) -> Callable[[str], dict[int, str]]:
-    """A peer's first suggestion for each word of a text that it takes to be wrong, by place."""
-
-    def correct(text: str) -> dict[int, str]:
-        tokens = [t for t in tokenize(text) if t.kind in ("word", "name")]
-        found = suggests([t.text for t in tokens])
-        return {
-            t.start: s[0]
-            for t, s in zip(tokens, found, strict=False)
-            if s and normal_word(s[0]) != normal_word(t.text)
-        }
-
-    return correct
+def changes(suggests: Suggests, texts: Sequence[str]) -> Callable[[str], dict[int, str]]:
+    """A peer's first suggestion for each word of some texts that it takes to be wrong, by place. Asked all
+    at once, since some peers take long to start."""
+    tokens = [(text, t) for text in texts for t in tokenize(text) if t.kind in ("word", "name")]
+    found = suggests([t.text for _, t in tokens])
+    changed: dict[str, dict[int, str]] = {text: {} for text in texts}
+    for (text, token), suggestions in zip(tokens, found, strict=False):
+        if suggestions and normal_word(suggestions[0]) != normal_word(token.text):
+            changed[text][token.start] = suggestions[0]
+    return changed.__getitem__
 
 
 def by_words(suggests: Suggests) -> Callable[[str], str]:

@@ -78,6 +78,28 @@ def holbrook(number: int) -> list[InContext]:
     return made
 
 
+def bea(number: int) -> list[InContext]:
+    """Sentences of learners (BEA-60K) of one half, by a hash of what was meant; blanks part their words."""
+    folder = DATA / "spelling/en/bea60k"
+    written, meant = (
+        gzip.decompress((folder / f"{name}.txt.gz").read_bytes()).decode("utf-8").splitlines()
+        for name in ("sources", "corrections")
+    )
+    made = []
+    for wrong, right in zip(written, meant, strict=True):
+        words, wanted = wrong.split(), right.split()
+        if half(right) != number or len(words) != len(wanted):
+            continue
+        errors: dict[int, tuple[str, str]] = {}
+        at = 0
+        for word, target in zip(words, wanted, strict=True):
+            if word != target:
+                errors[at] = (word, target)
+            at += len(word) + 1
+        made.append(InContext(" ".join(words), errors))
+    return made
+
+
 class Noisy(NamedTuple):
     """Sentences of the reporting half, and the same with some words misspelt."""
 

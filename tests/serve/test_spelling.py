@@ -1,9 +1,12 @@
 """POST /v1/spell."""
 
+import random
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from fastapi.testclient import TestClient
+
+from support.fuzzed_text import fuzzed, rebuilt
 
 
 def test_a_text_is_corrected_with_places_and_candidates(client: TestClient) -> None:
@@ -36,6 +39,33 @@ def test_the_language_is_found(client: TestClient) -> None:
 def test_wrong_requests_are_told(client: TestClient, body: dict[str, object], words: str) -> None:
     response = client.post("/v1/spell", json=body)
     assert response.status_code == 400 and words in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"text": "caf\xe9 recieve", "language": "en"}',
+        b'{"text": "\\ud800 recieve", "language": "en"}',
+        b"\xff\xfe",
+        b'{"text": "x',
+        b"[" * 100_000,
+    ],
+)
+def test_bytes_that_are_no_request_are_told(client: TestClient, content: bytes) -> None:
+    response = client.post("/v1/spell", content=content, headers={"content-type": "application/json"})
+    assert response.status_code == 400 and response.json()["error"]["message"]
+
+
+def test_hostile_texts_have_places_that_hold(client: TestClient) -> None:
+    rng = random.Random(4)
+    for _ in range(100):
+        case = fuzzed(rng)
+        text = case.text.encode("utf-8", "replace").decode("utf-8")
+        response = client.post("/v1/spell", json={"text": text, "language": "en"})
+        assert response.status_code == 200, text
+        body = response.json()
+        words = [(w["start"], w["stop"], w["correction"]) for w in body["words"]]
+        assert body["text"] == text and rebuilt(text, words) == body["corrected"]
 
 
 def test_several_at_once_do_not_disturb_each_other(client: TestClient) -> None:

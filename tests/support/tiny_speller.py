@@ -1,5 +1,6 @@
 """A speller of a few words, made in a moment."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,12 @@ WORDS = {
     400, "cat": 25, "cats": 12, "sat": 15, "on": 900, "mat": 3, "and": 2600, "watch": 30, "what": 600,
     "drives": 9, "spring": 20, "search": 40,
 }  # fmt: skip
+_UNKNOWN = 0.02
 
 
 def write(folder: Path) -> Path:
     """The files of a speller of English and a little German."""
-    facts = {"sources": ["a test"], "unknown": 0.02, "pairs": 0}
+    facts = {"sources": ["a test"], "unknown": _UNKNOWN, "pairs": 0}
     german = {"und": 500, "der": 900, "haus": 40, "häuser": 12, "straße": 20, "schön": 15}
     pack({"en": Lexicon.of(WORDS, facts), "de": Lexicon.of(german, facts)}, folder / LEXICONS)
     candidate = np.zeros(len(FEATURES))
@@ -30,7 +32,7 @@ def write(folder: Path) -> Path:
     candidate[FEATURES.index("split")] = -3.0
     candidate[FEATURES.index("context")] = 0.5
     unknown = np.zeros(len(UNKNOWN))
-    unknown[0], unknown[1] = -5.0, 0.5
+    unknown[:3] = -5.0 - math.log(_UNKNOWN), 0.5, 1.0
     bigrams = {"en": Bigrams.of({("a", "lot"): 4.0, ("the", "package"): 2.0})}
     learnt.save(
         learnt.Parameters({learnt.SHARED: generic()}, Weights(candidate, unknown), bigrams),

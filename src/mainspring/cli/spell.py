@@ -66,18 +66,22 @@ def correct(
     """Correct a text or a file. Names, code, numbers and addresses are left alone."""
     from mainspring.products.spelling import Speller
 
-    given = _read(text)
+    # JSON has no place for bytes that are no UTF-8; everywhere else they come out as they went in.
+    given = _read(text, "replace" if as_json else "surrogateescape")
     found = Speller.load(speller).correct(given, language=language, threshold=threshold)
     if as_json:
         write_json({**asdict(found), "words": [_word(word) for word in found.words]})
         return
     if to is not None:
         try:
-            to.write_text(found.corrected, encoding="utf-8")
+            to.write_bytes(found.corrected.encode("utf-8", "surrogateescape"))
         except OSError as error:
             raise UsageError(f"--to {to}: cannot be written ({error.strerror})") from error
     else:
-        sys.stdout.write(found.corrected if found.corrected.endswith("\n") else found.corrected + "\n")
+        end = "" if found.corrected.endswith("\n") else "\n"
+        sys.stdout.flush()
+        sys.stdout.buffer.write((found.corrected + end).encode("utf-8", "surrogateescape"))
+        sys.stdout.buffer.flush()
     if details:
         _show(found)
 
@@ -128,17 +132,24 @@ def train(
     console.print(f"finished in {duration(time.monotonic() - begun)}", markup=False)
 
 
-def _read(text: list[str]) -> str:
+def _read(text: list[str], errors: str) -> str:
+    """The text, or what a file or standard input holds; `errors` as for `bytes.decode`."""
     if text == ["-"]:
-        return sys.stdin.buffer.read().decode("utf-8", "replace")
-    if len(text) == 1 and len(text[0]) < 4096 and "\0" not in text[0]:
+        return sys.stdin.buffer.read().decode("utf-8", errors)
+    if len(text) == 1 and _may_be_file(text[0]):
         path = Path(text[0])
         try:
             if path.is_file():
-                return path.read_bytes().decode("utf-8", "replace")
+                return path.read_bytes().decode("utf-8", errors)
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    return " ".join(text)
+    return " ".join(text).encode("utf-8", "surrogateescape").decode("utf-8", errors)
+
+
+def _may_be_file(text: str) -> bool:
+    """Whether a system could have a file of that name."""
+    names = text.encode("utf-8", "surrogateescape").split(b"/")
+    return len(text) < 4096 and "\0" not in text and all(len(name) <= 255 for name in names)
 
 
 def _word(word: Any) -> dict[str, Any]:

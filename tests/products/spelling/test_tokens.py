@@ -1,12 +1,22 @@
 """Words, their places, and what is left alone."""
 
+import io
 import re
+import sysconfig
 import time
+from importlib.resources import files
+from itertools import accumulate
+from pathlib import Path
+from token import NAME
+from tokenize import generate_tokens as python_tokens
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mainspring.products.spelling.lexicon import Lexicons
+from mainspring.products.spelling.speller import LEXICONS
+from mainspring.products.spelling.technical import TECHNICAL
 from mainspring.products.spelling.tokens import like, tokenize
 
 
@@ -35,10 +45,55 @@ def kinds(text: str) -> dict[str, str]:
         ("you can call foo_bar(baz) wehn it is late", "baz", "code"),
         ("print(x) for thng in range(10) if x", "thng", "code"),
         ("for (int i = 0; i < n; i++) {", "int", "code"),
+        ("x = call(first,\n    secnd, thrd)\nteh", "thrd", "code"),
+        ("x = call(first,\n    secnd, thrd)\nteh", "teh", "word"),
+        ("if (secnd is not None and\n", "secnd", "code"),
+        ("    return retrn\n", "retrn", "code"),
+        ("names[key] = vlaue", "vlaue", "code"),
+        ("    'name': nmae,", "nmae", "code"),
+        ("I return teh book", "teh", "word"),
+        ("teh joke ;)", "teh", "word"),
+        ("if (!ok) { retrun NULL; }", "retrun", "code"),
+        ("y" * 300 + "(https://recieve.example", "recieve", "code"),
+        ("pass\u200bwrod", "wrod", "mixed"),
+        ("pack\u00adgae", "gae", "mixed"),
+        ("\u202bwrod\u202c", "wrod", "word"),
+        ("caf\udce9 wrod", "caf", "mixed"),
+        ("caf\udce9 wrod", "wrod", "word"),
+        ("wr\u200dod", "wr\u200dod", "mixed"),
+        ("می\u200cخواهم", "می\u200cخواهم", "word"),
+        ("teh\u200d", "teh", "word"),
     ],
 )
 def test_kind(text: str, word: str, kind: str) -> None:
     assert kinds(text)[word] == kind
+
+
+def test_names_in_the_standard_library_stay() -> None:
+    """Python's own tokenizer tells what is a name; few of those that no lexicon has are taken for words."""
+    folder = Path(sysconfig.get_path("stdlib"))
+    lexicon = Lexicons(Path(str(files("mainspring.products.spelling").joinpath("data", LEXICONS)))).load("en")
+    names = taken = 0
+    for module in ("configparser", "shlex", "textwrap", "zipimport", "tempfile"):
+        text = (folder / f"{module}.py").read_text(encoding="utf-8")
+        begin = [0, *accumulate(map(len, text.splitlines(keepends=True)))]
+        inside: set[int] = set()
+        for token in python_tokens(io.StringIO(text).readline):
+            if token.type == NAME:
+                start = begin[token.start[0] - 1] + token.start[1]
+                inside.update(range(start, start + len(token.string)))
+                names += 1
+        taken += sum(
+            t.kind == "word" and t.start in inside and t.text.lower() not in TECHNICAL
+            for t in tokenize(text)
+            if t.text.lower() not in lexicon
+        )
+    assert names > 5000 and taken < 0.002 * names
+
+
+def test_prose_is_no_code() -> None:
+    text = "He said (as he often does, and\nwill again) that it is late: if (as I think) it rains.\nTeh end"
+    assert {t.kind for t in tokenize(text)} == {"word"}
 
 
 def test_fenced_code_is_left_alone_until_its_end() -> None:

@@ -57,8 +57,14 @@ class LanguageEngine:
     """What one language needs. The index of candidates is made when the first string is asked for."""
 
     def __init__(
-        self, language: Language, lexicon: Lexicon, channel: Channel, bigrams: Bigrams | None = None
+        self,
+        language: Language,
+        lexicon: Lexicon,
+        channel: Channel,
+        bigrams: Bigrams | None = None,
+        caution: float = 0.0,
     ) -> None:
+        self.caution = caution
         self.language, self.lexicon, self.bigrams = language, lexicon, bigrams
         near = neighbours(language.tag, language.script)
         self.channel = channel.with_keys(near, {c: letter_class(c) for c in {*near, *"".join(near.values())}})
@@ -125,7 +131,7 @@ class LanguageEngine:
             self._letters = LetterModel(self.lexicon)
         unknown = np.ones((len(asked), len(UNKNOWN)))
         unknown[:, 1] = self._letters.log_probabilities([a.word for a in asked])
-        unknown[:, 2] = np.log(self.unknown_share)
+        unknown[:, 2] = np.log(self.unknown_share) + self.caution
         unknown[:, 3] = lengths
         unknown[:, 4] = [a.capital for a in asked]
         return unknown
@@ -189,7 +195,11 @@ def engine_of(lexicon: Lexicon, parameters: Parameters, tag: str) -> LanguageEng
     """What a language needs, from its words and what was learnt."""
     language = known_language(tag)
     return LanguageEngine(
-        language, lexicon, parameters.channel(language.family), parameters.bigrams.get(language.tag)
+        language,
+        lexicon,
+        parameters.channel(language.family),
+        parameters.bigrams.get(language.tag),
+        parameters.caution.get(language.tag, 0.0),
     )
 
 

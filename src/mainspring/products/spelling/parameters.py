@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +30,9 @@ class Parameters(NamedTuple):
     weights: Weights
     bigrams: Mapping[str, Bigrams]
     """By language."""
+    caution: Mapping[str, float] = MappingProxyType({})
+    """By language: log odds that are added to "it is a word that the lexicon lacks", so that few words of
+    clean text are changed."""
 
     def channel(self, family: str) -> Channel:
         """That of a family, or the shared one."""
@@ -35,7 +40,7 @@ class Parameters(NamedTuple):
 
 
 def save(parameters: Parameters, path: Path, facts: Mapping[str, str]) -> None:
-    """Write a file; `facts` are its metadata."""
+    """Write a file; `facts` are its metadata, under one name: the order of several is chance."""
     from safetensors.numpy import save_file
 
     tensors: dict[str, NDArray[Any]] = {
@@ -54,7 +59,9 @@ def save(parameters: Parameters, path: Path, facts: Mapping[str, str]) -> None:
     for tag, bigrams in parameters.bigrams.items():
         tensors[f"bigrams.{tag}.keys"] = bigrams.keys
         tensors[f"bigrams.{tag}.values"] = bigrams.values
-    save_file(tensors, path, metadata=dict(facts))
+    for tag, caution in parameters.caution.items():
+        tensors[f"caution.{tag}"] = np.array([caution], np.float32)
+    save_file(tensors, path, metadata={"facts": json.dumps(dict(facts))})
 
 
 def load(path: Path) -> Parameters:
@@ -85,8 +92,13 @@ def load(path: Path) -> Parameters:
             for name, value in tensors.items()
             if name.startswith("bigrams.") and name.endswith(".keys")
         }
+        caution = {
+            name.split(".")[1]: float(value[0])
+            for name, value in tensors.items()
+            if name.startswith("caution.")
+        }
         made = Parameters(
-            {family: Channel(**tables) for family, tables in channels.items()}, weights, bigrams
+            {family: Channel(**tables) for family, tables in channels.items()}, weights, bigrams, caution
         )
     except (OSError, SafetensorError, KeyError, TypeError) as error:
         raise DataError(

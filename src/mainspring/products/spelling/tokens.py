@@ -26,22 +26,38 @@ _MARKS = (
     "\u0dca-\u0ddf\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u135d-\u135f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20f0\ufe20-\ufe2f"
 )
 _LETTER = rf"(?:[^\W\d_]|[{_MARKS}\u200c\u200d])"
-_WORD = re.compile(rf"{_LETTER}+(?:['’ʼ]{_LETTER}+)*")
+_WORD = re.compile(rf"[^\W\d_]{_LETTER}*(?:['’ʼ]{_LETTER}+)*")
+_JOINERS = "\u200c\u200d"
+_BROKEN = re.compile(r"[\ud800-\udfff\ufffd]")
+"""What is left of bytes that are no UTF-8: the letters around it are not what was written."""
+_UNSEEN = "\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff"
+_SEAM = re.compile(rf"{_LETTER}[{_UNSEEN}]+{_LETTER}")
+"""A break, a mark of direction or a blank without width within a word."""
+_UNSEEN_ONE = re.compile(f"[{_UNSEEN}]")
 _CHUNK = re.compile(r"\S+")
 _LINE = re.compile(r"[^\n]*\n?")
 _CODE_SIGN = re.compile(r"[/\\@<>{}\[\]=_$#%^~|`]|[+*&](?!\w)|\w[+*&]|::|\w\(|\(\)|\w\.\w|^--?\w")
 _DIGIT = re.compile(r"\d")
 _CODE_LINE = re.compile(
     r"^\s*(?:import \w|from \S+ import |def \w+\s*\(|class \w+[(:]|#include\b|#define\b|using \w+|package \w|"
-    r"(?:if|elif|for|while|with|try|except|else|switch|case|do|match|finally)\b.*[:{]\s*$|(?:return|let|const|var|"
+    r"(?:if|elif|for|while|with|try|except|else|switch|case|do|match|finally)\b.*[:{]\s*(?:#.*|//.*)?$|(?:return|let|const|var|"
     r"int|void|char|public|private|static|func|fn|async|await|select|SELECT|insert|INSERT|update|UPDATE)\b.*[;({=]|"
-    r"[$>] \w|//|/\*|\*/|<\w|[}\])];?\s*$)|[;{]\s*$|\w\s*[-+*/|&]?=\s*\S|=>|&&|\|\|"
+    r"[$>] \w|//|/\*|\*/|<\w|[}\])];?\s*$)|[;{]\s*}*;?\s*$|[\w\])]\s*[-+*/|&]?=\s*\S|=>|&&|\|\||"
+    r"^\s+(?:return|yield(?: from)?|raise|assert(?: not)?) \w+(?:, ?\w+)*\s*$|^\s*del \w+(?:, ?\w+)*\s*$|"
+    r"^\s*(?:if|elif|while|return|assert|with|switch|for) ?\([^)]*$|^\s*(?:'[^']*'|\"[^\"]*\"): ?\S"
 )
 _CALL = re.compile(r"\w\(.*\)|->")
+_OPENED = re.compile(r"\w[(\[][^)\]]*$")
+_GOES_ON = re.compile(r"(?:[,(\[{+*/%&|=\\-]|\b(?:and|or|not|if|else|in|is))$")
+"""With a bracket that is open: a call that goes on in the next line."""
 _PLAIN = re.compile(rf"[(\"'“«]*{_LETTER}+(?:['’-]{_LETTER}+)*[.,;:!?)\"'”»]*")
 _PROSE = 6
 """Plain words from which a line is prose that names a function, where most of it are such."""
+_OPEN = 20
+"""Lines for which a bracket that code opens, and does not close, makes what follows code as well."""
 _FENCE = re.compile(r"^\s*(?:```|~~~)")
+_UNJOINED = frozenset({"LATIN", "CYRILLIC", "GREEK", "ARMENIAN", "GEORGIAN", "HEBREW", "ETHIOPIC", "HANGUL"})
+"""Scripts that have no use for joiners."""
 _ENDS = '.!?…:;\n"“”«»([{—–•·'
 
 
@@ -65,6 +81,7 @@ def tokenize(text: str, *, nouns_capitalised: bool = False) -> Iterator[Token]:
         nouns_capitalised: a capital within a sentence does not tell a name (German).
     """
     fenced = False
+    depth = left = 0  # brackets that are open, lines for which that counts
     shouted = _is_shouted(text)
     begins = True
     for line in _LINE.finditer(text):
@@ -74,24 +91,34 @@ def tokenize(text: str, *, nouns_capitalised: bool = False) -> Iterator[Token]:
         if _FENCE.match(row):
             fenced = not fenced
             continue
-        code = fenced or _is_code(row)
+        if not row.strip() or (left and _is_prose(row[:400])):
+            depth = left = 0
+        code = fenced or left > 0 or _is_code(row)
+        if code:
+            depth += sum(map(row.count, "([{")) - sum(map(row.count, ")]}"))
+            left = 0 if depth <= 0 else left - 1 if left else _OPEN
+            depth = max(0, depth) if left else 0
         ticked = False
         for chunk in _CHUNK.finditer(row):
             part, at = chunk.group(), line.start() + chunk.start()
             if part[0] in _ENDS:
                 begins = True
-            marked = code or ticked or _CODE_SIGN.search(part[:200]) is not None
+            marked = code or ticked or _CODE_SIGN.search(part) is not None
             if part.count("`") % 2:
                 ticked = not ticked
                 marked = True
             digits = _DIGIT.search(part) is not None
+            broken = _BROKEN.search(part) is not None
+            seams = _SEAM.search(part) is not None
             for found in _WORD.finditer(part):
-                word = found.group()
+                word = found.group().rstrip(_JOINERS)
                 start = at + found.start()
                 if start and part[found.start() - 1 : found.start()] and part[found.start() - 1] in _ENDS:
                     begins = True
                 if marked or (digits and _beside_digit(part, found)):
                     kind: Kind = "code"
+                elif broken or (seams and _beside_unseen(part, found)):
+                    kind = "mixed"
                 else:
                     kind = _kind(word, begins, nouns_capitalised, shouted)
                 yield Token(start, start + len(word), word, kind, begins)
@@ -103,8 +130,13 @@ def tokenize(text: str, *, nouns_capitalised: bool = False) -> Iterator[Token]:
 
 
 def _is_code(row: str) -> bool:
-    head = row[:400]
-    return _CODE_LINE.search(head) is not None or (_CALL.search(head) is not None and not _is_prose(head))
+    head = row[:400].rstrip()
+    if _CODE_LINE.search(head) is not None:
+        return True
+    call = _CALL.search(head) is not None or (
+        _GOES_ON.search(head[-8:]) is not None and _OPENED.search(head) is not None
+    )
+    return call and not _is_prose(head)
 
 
 def _is_prose(row: str) -> bool:
@@ -116,6 +148,11 @@ def _is_prose(row: str) -> bool:
 def _beside_digit(part: str, found: re.Match[str]) -> bool:
     before, after = part[max(0, found.start() - 2) : found.start()], part[found.end() : found.end() + 2]
     return any(c.isdigit() for c in before + after)
+
+
+def _beside_unseen(part: str, found: re.Match[str]) -> bool:
+    beside = part[max(0, found.start() - 1) : found.start()] + part[found.end() : found.end() + 1]
+    return _UNSEEN_ONE.search(beside) is not None
 
 
 def _is_shouted(text: str) -> bool:
@@ -145,7 +182,7 @@ def _kind(word: str, begins: bool, nouns_capitalised: bool, shouted: bool) -> Ki
 def _is_mixed(word: str) -> bool:
     scripts = {script_of(c) for c in word}
     scripts.discard("")
-    return len(scripts) > 1
+    return len(scripts) > 1 or (bool(scripts & _UNJOINED) and any(joiner in word for joiner in _JOINERS))
 
 
 @lru_cache(maxsize=32768)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,12 @@ from mainspring.products.spelling.rank import FEATURES, UNKNOWN, Weights
 from mainspring.products.spelling.speller import LEXICONS, PARAMETERS
 from mainspring.products.spelling.tokens import tokenize
 from mainspring.products.spelling.training import fit_channel, fit_rank, word_pairs
+from mainspring.products.spelling.training.calibrate import Calibration, calibrate
 from mainspring.products.spelling.training.lexicons import build as build_lexicon
+from mainspring.products.spelling.training.lexicons import lists_of
 from mainspring.products.spelling.training.pairs import FREE, Pair, half, read_pairs
 from mainspring.products.spelling.training.recipe import SpellingRecipe, load_recipe
-from mainspring.products.spelling.training.texts import of_half
+from mainspring.products.spelling.training.texts import named, of_half
 
 Tell = Callable[[str, int, int, float | None], None]
 """Told: which part, how much of it is done, of how much, seconds that remain."""
@@ -73,11 +76,43 @@ def _parameters(
     none = Weights(np.zeros(len(FEATURES)), np.zeros(len(UNKNOWN)))
     if not early.exists():
         bigrams = {"en": word_pairs.english(data)} if "en" in lexicons.index else {}
-        learnt.save(learnt.Parameters(fit_channels(pairs, tell), none, bigrams), early, {})
+        first = learnt.Parameters(fit_channels(pairs, tell), none, bigrams)
+        _whole(early, lambda path: learnt.save(first, path, {}))
     parameters = learnt.load(early)
     weights, metrics = fit_weights(lexicons, parameters, data, pairs, to / PARTS, tell)
-    facts = {"recipe": settings.model_dump_json(), "metrics": json.dumps(metrics)}
-    learnt.save(parameters._replace(weights=weights), to / PARAMETERS, facts)
+    parameters = parameters._replace(weights=weights)
+    cautions = _cautions(lexicons, parameters, data, pairs, to / PARTS, tell)
+    facts = {
+        "recipe": settings.model_dump_json(),
+        "metrics": json.dumps(metrics),
+        "calibration": json.dumps({tag: one._asdict() for tag, one in cautions.items()}),
+    }
+    caution = {tag: one.caution for tag, one in cautions.items() if one.caution}
+    _whole(to / PARAMETERS, lambda path: learnt.save(parameters._replace(caution=caution), path, facts))
+
+
+def _cautions(
+    lexicons: Lexicons, parameters: learnt.Parameters, data: Path, pairs: Pairs, keep: Path, tell: Tell
+) -> dict[str, Calibration]:
+    """How cautious each language without a frequency list has to be, kept on the way; the others know enough
+    words."""
+    held = keep / "caution.json"
+    found: dict[str, Calibration] = {}
+    if held.exists():
+        kept = json.loads(held.read_text(encoding="utf-8"))
+        found = {tag: Calibration(**one) for tag, one in kept.items()}
+    tags = [tag for tag, facts in lexicons.index.items() if "wordfreq" not in facts["sources"]]
+    begun, made = time.monotonic(), 0
+    for number, tag in enumerate(tags):
+        if tag not in found:
+            language = LANGUAGES[tag]
+            found[tag] = calibrate(language, data, lists_of(language, data, pairs), parameters)
+            written = json.dumps({t: one._asdict() for t, one in found.items()}).encode()
+            _whole(held, partial(Path.write_bytes, data=written))
+            made += 1
+        left = (time.monotonic() - begun) / made * (len(tags) - number - 1) if made else None
+        tell("calibration", number + 1, len(tags), left)
+    return found
 
 
 def _lexicons(to: Path, data: Path, pairs: Pairs, tags: tuple[str, ...], tell: Tell) -> None:
@@ -88,7 +123,10 @@ def _lexicons(to: Path, data: Path, pairs: Pairs, tags: tuple[str, ...], tell: T
     begun, made = time.monotonic(), 0
     for number, tag in enumerate(tags):
         if not (parts / f"{tag}.bin").exists():
-            pack({tag: build_lexicon(LANGUAGES[known_language(tag).tag], data, pairs)}, parts / f"{tag}.bin")
+            language = known_language(tag)
+            lists = lists_of(language, data, pairs)
+            lexicon = build_lexicon(language, of_half(language, data, 0), lists, named(language, data))
+            _whole(parts / f"{tag}.bin", partial(pack, {tag: lexicon}))
             made += 1
         left = (time.monotonic() - begun) / made * (len(tags) - number - 1) if made else None
         tell("lexicons", number + 1, len(tags), left)
@@ -98,7 +136,14 @@ def _lexicons(to: Path, data: Path, pairs: Pairs, tags: tuple[str, ...], tell: T
         if len(lexicon) >= 100:
             facts = {k: lexicon.facts[k] for k in ("sources", "unknown", "pairs")}
             every[tag] = Lexicon(lexicon.words, lexicon.costs, facts)
-    pack(every, to / LEXICONS)
+    _whole(to / LEXICONS, partial(pack, every))
+
+
+def _whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file that is whole or not there, wherever the command is interrupted."""
+    fresh = path.with_stem(f"{path.stem}.new")
+    write(fresh)
+    fresh.replace(path)
 
 
 def fit_channels(pairs: Pairs, tell: Tell) -> dict[str, Channel]:
@@ -141,7 +186,8 @@ def fit_weights(
     for number, tag in enumerate(tags):
         held = keep / f"rank-{tag}.npz"
         if not held.exists():
-            fit_rank.save(_of_language(lexicons, parameters, tag, data, pairs), held)
+            made_of = _of_language(lexicons, parameters, tag, data, pairs)
+            _whole(held, partial(fit_rank.save, made_of))
             made += 1
         parts.append(fit_rank.load(held))
         left = (time.monotonic() - begun) / made * (len(tags) - number - 1) if made else None

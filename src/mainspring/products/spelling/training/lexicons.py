@@ -12,8 +12,9 @@ import heapq
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from mainspring.errors import require
 from mainspring.products.spelling.languages import Language
@@ -21,7 +22,6 @@ from mainspring.products.spelling.letters import normal_word, without_marks
 from mainspring.products.spelling.lexicon import Lexicon
 from mainspring.products.spelling.tokens import script_of, tokenize
 from mainspring.products.spelling.training.pairs import Pair, half
-from mainspring.products.spelling.training.texts import of_half
 
 SCOWL = Path("/usr/share/dict/scowl")
 """Where Debian's package scowl lies."""
@@ -51,13 +51,28 @@ _SCRIPTS = {
 }  # fmt: skip
 
 
-def build(language: Language, data: Path | None, pairs: Mapping[tuple[str, str], list[Pair]]) -> Lexicon:
-    """The lexicon of a language, with what it was made from and how much of running text it leaves unknown.
+class Lists(NamedTuple):
+    """What is known of a language's words without running text."""
+
+    frequencies: dict[str, float]
+    """Of a frequency list, cleaned and cut; empty where there is none."""
+    lemma_of: dict[str, str]
+    """Forms with their lemmas, where there is no frequency list."""
+    sources: tuple[str, ...]
+    pairs: int
+    """Misspellings of the learning half."""
+
+
+def lists_of(language: Language, data: Path | None, pairs: Mapping[tuple[str, str], list[Pair]]) -> Lists:
+    """The lists of a language.
 
     Args:
         language: which.
-        data: folder of test data (see `training.texts`), None where there is none.
+        data: folder of test data, None where there is none.
         pairs: misspellings; those of the learning half tell words that are none.
+
+    Raises:
+        MissingExtraError: the packages of lists are not installed.
     """
     wrongs = {
         p.wrong
@@ -66,34 +81,43 @@ def build(language: Language, data: Path | None, pairs: Mapping[tuple[str, str],
         for p in rows
         if half(p.right) == 0
     }
-    every, used = _text_counts(language, data)
-    counts = _only(every, language)
     listed = _wordfreq(language)
+    if not listed:
+        lemma_of = _simplemma(language)
+        return Lists({}, lemma_of, ("simplemma",) if lemma_of else (), len(wrongs))
     known: set[str] = set()
     if language.tag == "en":
         known = _scowl()
         if data is not None:
-            listed = {**_symspell(data / "spelling/frequency/en-80k.txt.gz"), **listed}
-            known |= set(_symspell(data / "spelling/frequency/en-80k.txt.gz"))
-    frequencies: dict[str, float] = {}
-    if listed:
-        used.append("wordfreq")
-        frequencies = _sized(
-            clean(_only(listed, language), wrongs, known), _SIZES.get(language.tag, _SIZE), known
-        )
-        if known:
-            used.append("SCOWL")
-    forms = set() if listed else set(_simplemma(language, counts))
-    if forms:
-        used.append("simplemma")
+            more = _symspell(data / "spelling/frequency/en-80k.txt.gz")
+            listed = {**more, **listed}
+            known |= set(more)
+    cleaned = clean(_only(listed, language), wrongs, known)
+    frequencies = _sized(cleaned, _SIZES.get(language.tag, _SIZE), known)
+    return Lists(frequencies, {}, ("wordfreq", "SCOWL") if known else ("wordfreq",), len(wrongs))
+
+
+def build(language: Language, text: Sequence[str], lists: Lists, named: Sequence[str] = ()) -> Lexicon:
+    """The lexicon of a language, with what it was made from and how much of running text it leaves unknown.
+
+    Args:
+        language: which.
+        text: sentences, whose words it has too.
+        lists: what else is known of its words.
+        named: where the text is from.
+    """
+    counts = _only(_counts(text), language)
+    forms = set(_forms(lists.lemma_of, counts))
+    frequencies = dict(lists.frequencies)
     met = {**dict.fromkeys(forms, _UNMET), **counts}
     total, most = sum(frequencies.values()) or 1.0, sum(met.values()) or 1.0
-    share = 0.02 if listed else 1.0
+    share = 0.02 if lists.frequencies else 1.0
     for word, count in _only(met, language).items():
-        if not listed or word in frequencies or count >= 2:
+        if not lists.frequencies or word in frequencies or count >= 2:
             frequencies[word] = frequencies.get(word, 0.0) + share * total * count / most
-    unknown = _unknown_share(counts, frequencies if listed else forms, bool(listed))
-    facts = {"sources": used, "unknown": round(unknown, 4), "pairs": len(wrongs)}
+    whole = bool(lists.frequencies)
+    unknown = _unknown_share(counts, frequencies if whole else forms, whole)
+    facts = {"sources": [*named, *lists.sources], "unknown": round(unknown, 4), "pairs": lists.pairs}
     return Lexicon.of(frequencies, facts)
 
 
@@ -168,18 +192,13 @@ def _sized(counts: Mapping[str, float], size: int, known: Collection[str]) -> di
     return common
 
 
-def _text_counts(language: Language, data: Path | None) -> tuple[Counter[str], list[str]]:
+def _counts(text: Iterable[str]) -> Counter[str]:
     counts: Counter[str] = Counter()
-    used = [
-        name
-        for name, there in (("Tatoeba", language.tatoeba and data is not None), ("UDHR", language.udhr))
-        if there
-    ]
-    for sentence in of_half(language, data, 0):
+    for sentence in text:
         for token in tokenize(sentence, nouns_capitalised=True):
             if token.kind == "word":
                 counts[normal_word(token.text)] += 1
-    return counts, used
+    return counts
 
 
 def _unknown_share(counts: Mapping[str, float], listed: Collection[str], whole: bool) -> float:
@@ -219,18 +238,19 @@ def _cyrillic(word: str) -> str:
 _SERBIAN = str.maketrans("abvgdđežzijklmnoprstćufhcčš", "абвгдђежзијклмнопрстћуфхцчш")
 
 
-def _simplemma(language: Language, met: Collection[str]) -> list[str]:
-    """Word forms, at most `_FORMS`: first those of words met in text, then lemmas, then short ones."""
+def _simplemma(language: Language) -> dict[str, str]:
     if language.tag in _NOT_SIMPLEMMA:
-        return []
+        return {}
     factory = require("simplemma.strategies.dictionaries.dictionary_factory", "spell-train")
     tag = _SIMPLEMMA.get(language.tag, language.tag)
     if tag not in factory.SUPPORTED_LANGUAGES:
-        return []
-    lemma_of = {
-        normal_word(w): normal_word(m)
-        for w, m in factory.DefaultDictionaryFactory().get_dictionary(tag).items()
-    }
+        return {}
+    found = factory.DefaultDictionaryFactory().get_dictionary(tag)
+    return {normal_word(word): normal_word(lemma) for word, lemma in found.items()}
+
+
+def _forms(lemma_of: Mapping[str, str], met: Collection[str]) -> list[str]:
+    """Word forms, at most `_FORMS`: first those of words met in text, then lemmas, then short ones."""
     near = {lemma_of.get(word, word) for word in met}
     lemmas = set(lemma_of.values())
     forms = sorted(

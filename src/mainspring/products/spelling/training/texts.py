@@ -38,3 +38,12 @@ def sentences(language: Language, data: Path | None) -> Iterator[str]:
 def of_half(language: Language, data: Path | None, number: int) -> list[str]:
     """The sentences of one half, each once; a sentence's half is a hash of it."""
     return [s for s in dict.fromkeys(sentences(language, data)) if half(s) == number]
+
+
+def named(language: Language, data: Path | None) -> list[str]:
+    """Where the sentences of a language are from."""
+    return [
+        name
+        for name, there in (("Tatoeba", language.tatoeba and data is not None), ("UDHR", language.udhr))
+        if there
+    ]
