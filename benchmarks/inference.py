@@ -51,7 +51,7 @@ READERS = (
 )  # fmt: skip
 WRITERS = (*(name for name in READERS if "compiled" not in name), "llama.cpp Q8_0", "llama.cpp Q4_0")
 ROUNDS = 5
-SPLIT: Mapping[str, tuple[int, ...]] = {f"{GPT} 8 rows": (2, 2, 1)}
+SPLIT: Mapping[str, tuple[int, ...]] = {f"{GPT} 8 rows": (1,) * ROUNDS}
 """Rounds of the parts of what takes long; each part starts all engines anew."""
 Result = dict[str, Any]
 

@@ -25,20 +25,19 @@ ROUTING: list[dict[str, Any]] = [
 ]
 
 
-def layer_of(routing: dict[str, Any], **more: Any) -> tuple[TransformerConfig, ExpertFeedForward]:
+def layer_of(routing: dict[str, Any], **more: Any) -> ExpertFeedForward:
     config = TransformerConfig(
         d_model=16, n_heads=2, n_layers=2, d_ff=24, vocab_size=20, experts={"every": 1, **routing}, **more
     )
     model = initialize(Transformer(config.replace(init_std=0.5)), 3).eval().requires_grad_(False)
-    layer = next(one for one in model.modules() if isinstance(one, ExpertFeedForward))
-    return config, layer
+    return next(one for one in model.modules() if isinstance(one, ExpertFeedForward))
 
 
 @pytest.mark.parametrize("routing", ROUTING, ids=str)
 @pytest.mark.parametrize("activation", ["relu", "swiglu"])
 def test_a_layer_of_tensors_gives_what_the_layer_gives(routing: dict[str, Any], activation: str) -> None:
-    config, layer = layer_of(routing, activation=activation)
-    graph = GraphExperts(config, layer).eval()
+    layer = layer_of(routing, activation=activation)
+    graph = GraphExperts(layer).eval()
     for seed, padding in ((0, 0), (1, 5), (2, 11)):
         x = torch.randn(3, 12, 16, generator=torch.Generator().manual_seed(seed))
         valid = torch.ones(3, 12, dtype=torch.bool)
@@ -49,7 +48,7 @@ def test_a_layer_of_tensors_gives_what_the_layer_gives(routing: dict[str, Any], 
 
 def test_what_has_no_room_goes_nowhere() -> None:
     """Ten tokens that all want one expert, which takes four."""
-    _, layer = layer_of({"count": 2, "eval_capacity_factor": 0.7, "min_capacity": 1})
+    layer = layer_of({"count": 2, "eval_capacity_factor": 0.7, "min_capacity": 1})
     layer.gate.weight.zero_()
     layer.gate.weight[1, 0] = 4.0
     x = torch.ones(10, 16)

@@ -17,37 +17,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mainspring.errors import UsageError
-from mainspring.nn.config import TransformerConfig
-from mainspring.nn.feed_forward import FeedForward
-from mainspring.nn.moe import ExpertFeedForward, ExpertMaps, Gate
+from mainspring.nn.moe import ExpertFeedForward, ExpertList, Gate
 from mainspring.nn.moe.routing import choose
-from mainspring.nn.transformer import Transformer
 
 
 class GraphExperts(ExpertFeedForward):
     """A layer of experts in evaluation, of tensors alone; it shares the layer's parameters."""
 
-    def __init__(self, config: TransformerConfig, layer: ExpertFeedForward) -> None:
-        with torch.device("meta"):
-            super().__init__(config, layer.gate.count)
-            self.each = nn.ModuleList(FeedForward(config) for _ in range(layer.gate.count))
-        del self.experts
+    def __init__(self, layer: ExpertFeedForward) -> None:
+        nn.Module.__init__(self)  # nothing is built: all parts are the layer's
         self.gate, self.dense, self.mix = layer.gate, layer.dense, layer.mix
-        for number, one in enumerate(self.each):
-            assert isinstance(one, FeedForward)
-            _take(one.up, layer.experts.up, number)
-            _take(one.down, layer.experts.down, number)
+        self.list = ExpertList(layer.experts)
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `ExpertFeedForward.forward`; auxiliary losses are for training, and 0 here."""
         flat = x.reshape(-1, x.shape[-1])
         factors = shares(self.gate, flat, None if valid is None else valid.reshape(-1))
         tokens, rows = [], []
-        for number, one in enumerate(self.each):
-            factor = factors[:, number]
+        for number, factor in enumerate(factors.unbind(1)):
             (chosen,) = (factor > 0).nonzero(as_tuple=True)
             tokens.append(chosen)
-            rows.append(one(flat[chosen]) * factor[chosen, None].to(x.dtype))
+            rows.append(self.list.expert(number, flat[chosen]) * factor[chosen, None].to(x.dtype))
         out = torch.zeros_like(flat).index_add(0, torch.cat(tokens), torch.cat(rows)).view_as(x)
         if self.dense is not None and self.mix is not None:
             share = torch.softmax(self.mix(x), dim=-1)
@@ -56,7 +46,7 @@ class GraphExperts(ExpertFeedForward):
 
 
 @contextmanager
-def graph_experts(model: Transformer) -> Iterator[None]:
+def graph_experts(model: nn.Module) -> Iterator[None]:
     """Have `GraphExperts` in the place of a model's layers of experts for a while.
 
     Raises:
@@ -72,7 +62,7 @@ def graph_experts(model: Transformer) -> Iterator[None]:
             )
     try:
         for name, layer in layers.items():
-            model.set_submodule(name, GraphExperts(model.config, layer).eval())
+            model.set_submodule(name, GraphExperts(layer).eval())
         yield
     finally:
         for name, layer in layers.items():
@@ -128,10 +118,3 @@ def _has_room(gate: Gate, chosen: Tensor, valid: Tensor, priority: Tensor | None
         place = flat[order].cumsum(0)[order.argsort()]
     kept = (place * flat).sum(1) <= room
     return kept.view(config.top_k, -1).t()[:, :, None]
-
-
-def _take(layer: nn.Linear, maps: ExpertMaps, number: int) -> None:
-    """Give a linear layer the weight and bias of one expert, without a copy."""
-    layer.weight = nn.Parameter(maps.weight.detach()[number], requires_grad=False)
-    if maps.biases is not None:
-        layer.bias = nn.Parameter(maps.biases.detach()[number], requires_grad=False)

@@ -74,7 +74,7 @@ def export_onnx(
     model.eval()
     try:
         recordings = _recordings(model, causal)
-        with graph_experts(_transformer(model)):
+        with graph_experts(model):
             files = tuple(_write(one, folder / name, opset) for name, one in recordings.items())
     finally:
         model.train(was)
@@ -86,7 +86,9 @@ def export_onnx(
 
 def _recordings(model: nn.Module, causal: bool) -> dict[str, _Recording]:
     """What is written, by file."""
-    transformer = _transformer(model)
+    transformer = model if isinstance(model, Transformer) else getattr(model, "encoder", None)
+    if not isinstance(transformer, Transformer):
+        raise UsageError(f"a {type(model).__name__} is not written as ONNX: a Transformer or a task model is")
     config = transformer.config
     if transformer.peers.size > 1:
         raise UsageError("the model is cut over ranks; export a whole one (parallel.full_state)")
@@ -111,13 +113,6 @@ def _recordings(model: nn.Module, causal: bool) -> dict[str, _Recording]:
     outputs += ["pooler_output"] if config.pooler else []
     outputs += ["pair_logits"] if config.pooler and config.pair_classes else []
     return {"model.onnx": _encoder(EncoderGraph(transformer), config, outputs)}
-
-
-def _transformer(model: nn.Module) -> Transformer:
-    found = model if isinstance(model, Transformer) else getattr(model, "encoder", None)
-    if not isinstance(found, Transformer):
-        raise UsageError(f"a {type(model).__name__} is not written as ONNX: a Transformer or a task model is")
-    return found
 
 
 def _encoder(module: nn.Module, config: TransformerConfig, outputs: list[str]) -> _Recording:
