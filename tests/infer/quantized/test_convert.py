@@ -110,7 +110,7 @@ def test_experts_are_quantised_one_by_one(name: str, tmp_path: Path) -> None:
             alone = make(maps.weight[number], maps.biases[number], PORTABLE)
             found = layers[f"layers.1.feed_forward.experts.{kind}.{number}"]
             assert torch.equal(found.weight, alone.weight)
-    kept = [key for key, weight in model.named_parameters() if weight.ndim == 2 and "positions" not in key]
+    kept = [key for key, weight in model.named_parameters() if weight.ndim == 2 and "position" not in key]
     assert all(key.endswith(("gate.weight", "mix.weight")) for key in kept)
     batch = batch_of(config)
     assert decibels(model(batch).logits, plain(batch).logits) > LEAST[name] / 2
