@@ -34,7 +34,7 @@ def test_a_graph_from_jax_is_what_jax_computes(tmp_path: Path) -> None:
     (table,) = (w for w in weights.values() if w.shape == stored["table"].shape)
     np.testing.assert_allclose(table.grad.numpy(), stored["table"], atol=1e-6)
     norms = sorted(float(w.grad.norm()) for w in weights.values())
-    np.testing.assert_allclose(norms, stored["norms"], rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(norms, stored["norms"], rtol=1e-4, atol=1e-6)
     torch.optim.SGD(weights.values(), lr=0.1).step()
     trained = graph.module(**feeds)[output].detach().numpy()
     assert np.abs(trained - stored["logits"]).max() > 1e-3

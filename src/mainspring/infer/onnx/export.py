@@ -27,8 +27,6 @@ from mainspring.nn.transformer import Transformer
 
 OPSET = 20
 """Version of ONNX's operators that graphs are written in."""
-GATES = ("*.gate.weight",)
-"""What chooses experts is small, and stays in fp32: a token would go elsewhere by a rounding."""
 ROWS, TOKENS, PAST, SOURCE = 2, 3, 4, 5
 """Sizes of what a graph is recorded with; all stay free in it."""
 
@@ -80,7 +78,7 @@ def export_onnx(
         model.train(was)
     if int8:
         for file in files:
-            quantize_file(file, GATES)
+            quantize_file(file)
     return files
 
 

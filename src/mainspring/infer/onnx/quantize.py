@@ -5,8 +5,6 @@ The integers are those of `numerics.Integers(8)`, so a graph and a quantised mod
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,14 +23,14 @@ LARGEST = 127
 SUFFIXES = ("quantized", "scale")
 
 
-def quantize_file(file: str | Path, keep: Sequence[str] = ()) -> None:
-    """Quantise the matrices of a graph, in its file; arguments as for `quantize_weights`."""
+def quantize_file(file: str | Path) -> None:
+    """Quantise the matrices of a graph, in its file."""
     onnx = require("onnx", "onnx")
     model = onnx.load(str(file))
-    onnx.save(quantize_weights(model, keep), str(file))
+    onnx.save(quantize_weights(model), str(file))
 
 
-def quantize_weights(model: ModelProto, keep: Sequence[str] = ()) -> ModelProto:
+def quantize_weights(model: ModelProto) -> ModelProto:
     """Store the matrices that products take as int8, with a DequantizeLinear node in front of each.
 
     Of `MatMul(x, W)` with W [in, out] and `Gemm` each output has a scale (also of tables that a `Transpose`
@@ -40,14 +38,12 @@ def quantize_weights(model: ModelProto, keep: Sequence[str] = ()) -> ModelProto:
 
     Args:
         model: with its tensors inside; changed in place.
-        keep: patterns of names of tensors that stay as they are ("*.gate.weight").
 
     Returns:
         The same model.
     """
     graph = model.graph
-    matrices = {t.name: t for t in graph.initializer if t.data_type == 1 and len(t.dims) == 2}
-    weights = {n: t for n, t in matrices.items() if not any(fnmatch.fnmatchcase(n, one) for one in keep)}
+    weights = {t.name: t for t in graph.initializer if t.data_type == 1 and len(t.dims) == 2}
     axes = _axes(list(graph.node), weights)
     nodes = []
     for name, axis in axes.items():
