@@ -36,12 +36,7 @@ class QkvVersion(StrEnum):
 def export(
     path: Annotated[
         Path,
-        typer.Argument(
-            metavar="RUN",
-            help="Run directory, or one of its checkpoints; for onnx and aot any model that generate, embed "
-            "or classify takes.",
-            show_default=False,
-        ),
+        typer.Argument(metavar="RUN", help="Run directory, or one of its checkpoints.", show_default=False),
     ],
     to: Annotated[Path, typer.Option("--to", help="Directory to write.", show_default=False)],
     layout: Annotated[
@@ -52,7 +47,7 @@ def export(
             "for each tensor-parallel rank, for models of GPT-2's shape. safetensors: by our own names. "
             "onnx: a graph for other runtimes; of a run that trained a graph, that graph. aot: compiled "
             "ahead of time for this processor, with tokenizer and weights, so that a service starts at "
-            "once.",
+            "once. Both: of any model that generate, embed or classify takes.",
         ),
     ] = Layout.hf,
     ranks: Annotated[int, typer.Option(min=1, help="Tensor-parallel ranks (megatron).")] = 1,
