@@ -6,6 +6,7 @@ Legend: N rows, E experts, D width.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -36,8 +37,8 @@ class ExpertList(nn.Module):
 
     def forward(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
         """Apply expert e to its rows, as `Experts.forward`: [N, D] -> [N, D]."""
-        parts = rows.split(list(counts))
-        made = [self.expert(number, part) for number, part in enumerate(parts) if len(part)]
+        ends = zip(counts, accumulate(counts), strict=True)
+        made = [self.expert(n, rows[end - count : end]) for n, (count, end) in enumerate(ends) if count]
         return torch.cat(made) if made else rows
 
 
