@@ -2,12 +2,14 @@
 
 Kind: ratio; what precisions cost in quality is `benchmarks/precision.py`'s. Each engine runs in a process of
 its own; all of a case's take their turns round by round. The peers live in an environment of their own,
-`../peers/inference`, and what they load is made there once by `benchmarks/inferring/prepare.py`; what cannot
-be had is named with the reason. Cases:
+`../peers/inference`; what they load is made there by `benchmarks/inferring/prepare.py`, which this program
+calls for what is not there yet, and what cannot be had is named with the reason. With `--parts` a call goes
+on from what earlier ones measured; no part takes longer than a few minutes, artefacts included. Cases:
 
 - BERT-base and MiniLM-L6 (without head): 1 x 128, 8 x 128 and 1 x 16 tokens, and 8 texts of natural lengths
   (a mean of 40 tokens, at most 128), which the peers pad to the longest and we lay end to end;
-- GPT-2 small: prompts of 128 tokens, then 64 tokens, for 1 and 8 rows.
+- GPT-2 small: prompts of 128 tokens, then 64 tokens, for 1 and 8 rows (without transformers compiled, which
+  compiles anew as its cache grows).
 
 The limits are measured in the same run: bytes read a second, fp32 and int8 multiplications a second.
 """
@@ -19,8 +21,9 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +50,9 @@ READERS = (
     "ONNX Runtime int8", "OpenVINO fp32", "OpenVINO int8", "CTranslate2 fp32", "CTranslate2 int8",
 )  # fmt: skip
 WRITERS = (*(name for name in READERS if "compiled" not in name), "llama.cpp Q8_0", "llama.cpp Q4_0")
+ROUNDS = 5
+SPLIT: Mapping[str, tuple[int, ...]] = {f"{GPT} 8 rows": (1,) * ROUNDS}
+"""Rounds of the parts of what takes long; each part starts all engines anew."""
 Result = dict[str, Any]
 
 
@@ -104,14 +110,15 @@ def workers(names: Sequence[str], model: str, missing: dict[str, str]) -> Iterat
     running: dict[str, Worker] = {}
     try:
         for name in names:
-            for _ in range(2):  # ours packs its file in the first process, and loads it in the second
+            worker = Worker(name, model)
+            worker.ready = worker.ask(None)
+            if "error" in worker.ready:  # ours packs its file in a first process, and loads it in a second
+                worker.close()
                 worker = Worker(name, model)
                 worker.ready = worker.ask(None)
-                if "error" not in worker.ready:
-                    break
-                worker.close()
             if "error" in worker.ready:
                 missing[name] = worker.ready["error"]
+                worker.close()
             else:
                 running[name] = worker
             print(f"{model}, {name}: {worker.ready}", flush=True)
@@ -122,7 +129,7 @@ def workers(names: Sequence[str], model: str, missing: dict[str, str]) -> Iterat
 
 
 def measure(model: str, cases: Sequence[str], names: Sequence[str], rounds: int) -> list[Result]:
-    """Rows of a model's cases."""
+    """What a model's engines answer: a row for each case and engine, and one for each that cannot be had."""
     missing: dict[str, str] = {}
     with workers(names, model, missing) as running:
         rows = [row for case in cases for row in take_turns(running, model, case, rounds, missing)]
@@ -132,16 +139,11 @@ def measure(model: str, cases: Sequence[str], names: Sequence[str], rounds: int)
 
 
 def take_turns(
-    running: Mapping[str, Worker],
-    model: str,
-    case: str,
-    rounds: int,
-    missing: dict[str, str],
-    warm: bool = True,
+    running: Mapping[str, Worker], model: str, case: str, rounds: int, missing: dict[str, str]
 ) -> list[Result]:
-    """Rows of a case: all engines in turn, round by round, after one that warms up."""
+    """Answers to a case: all engines in turn, round by round, after one that warms up."""
     answers: dict[str, list[Result]] = {name: [] for name in running}
-    for turn in range(0 if warm else 1, rounds + 1):
+    for turn in range(rounds + 1):
         order = list(running)
         for name in order[turn % len(order) :] + order[: turn % len(order)]:
             if name not in missing:
@@ -151,10 +153,26 @@ def take_turns(
                 elif turn:
                     answers[name].append(answer)
         print(f"{model} {case}: round {turn}/{rounds}", flush=True)
-    given = {name: done for name, done in answers.items() if done}
     return [
-        row for name, done in given.items() for row in _rows(model, case, name, running[name].ready, done)
+        {"model": model, "case": case, "engine": name, "ready": running[name].ready, "answers": given}
+        for name, given in answers.items()
+        if given
     ]
+
+
+def summarised(rows: Sequence[Result]) -> list[Result]:
+    """Rows of the table: an engine's answers to a case from all parts; what has no answers stays as it is."""
+    joined: dict[tuple[str, str, str], list[Result]] = {}
+    for row in rows:
+        joined.setdefault((row["model"], row["case"], row["engine"]), []).append(row)
+    found: list[Result] = []
+    for (model, case, name), parts in joined.items():
+        if "answers" not in parts[0]:
+            found.append(parts[0])
+            continue
+        given = [answer for part in parts for answer in part["answers"]]
+        found += _rows(model, case, name, parts[-1]["ready"], given)
+    return found
 
 
 def _rows(model: str, case: str, name: str, ready: Result, given: Sequence[Result]) -> list[Result]:
@@ -183,6 +201,23 @@ def limits() -> list[Result]:
     command = [sys.executable, "-m", "benchmarks.inferring.limits"]
     done = subprocess.run(command, cwd=ROOT, env=_environment(), text=True, capture_output=True, check=True)
     return [{"model": "machine", "case": "limits", "engine": "measured", **json.loads(done.stdout)}]
+
+
+def prepare(name: str) -> None:
+    """Make what a peer loads, where it is not there yet."""
+    command = [str(PEERS / "bin/python"), "-m", "benchmarks.inferring.prepare", str(MODELS), name]
+    if (PEERS / "bin/python").exists() and not (MODELS / name).exists():
+        subprocess.run(command, cwd=ROOT, env=_environment(), check=False)
+
+
+def artefacts(model: str) -> list[str]:
+    """Names of what a model's peers load, each after what it is made of."""
+    if model == "machine":
+        return []
+    found = [f"{model}.onnx", f"{model}-int8.onnx"]
+    found += ["gpt2.xml", "gpt2-int8.xml", "gpt2-q8_0.gguf", "gpt2-q4_0.gguf"] if model == GPT else []
+    found += [] if model == GPT else [f"{model}-int8.xml"]
+    return [*found, f"{model}-float32.ct2", f"{model}-int8.ct2"]
 
 
 def bars(rows: Sequence[Result]) -> list[Bar]:
@@ -215,12 +250,13 @@ def bars(rows: Sequence[Result]) -> list[Bar]:
     )
     over("GPT-2 token, 8 rows: int8 over the fastest peer", 2.5, GPT, "token, 8 rows", "ours int8", *peers)
     over("GPT-2 prefill, 1 row: int8 over the fastest peer", 1.3, GPT, "prefill, 1 row", "ours int8", *peers)
-    for case, bar in (("1x128", 0.9), ("8x128", 0.9), ("natural", 2.0)):
+    for case, bar in (("1x128", 0.9), ("8x128", 0.9), ("1x16", 0.9), ("natural", 2.0)):
         over(
             f"BERT-base {case}: int8 over OpenVINO int8", bar, "bert-base", case, "ours int8", "OpenVINO int8"
         )
-    eager = [("bert-base", case) for case in ("1x128", "8x128", "1x16", "natural")]
-    for model, case in [*eager, (GPT, "prefill, 1 row"), (GPT, "token, 1 row"), (GPT, "token, 8 rows")]:
+    read = [(model, case) for model in ENCODERS for case in ("1x128", "8x128", "1x16", "natural")]
+    written = [(GPT, f"{part}, {rows}") for rows in ("1 row", "8 rows") for part in ("prefill", "token")]
+    for model, case in [*read, *written]:
         over(
             f"{model} {case}: int8 over transformers eager",
             5.0,
@@ -233,26 +269,29 @@ def bars(rows: Sequence[Result]) -> list[Bar]:
 
 
 def main() -> int:
-    groups: dict[str, Callable[[int], list[Result]]] = {"limits": lambda rounds: limits()}
+    """Measure what the parts do not hold yet."""
+    groups: dict[str, tuple[str, tuple[str, ...], Sequence[str]]] = {"limits": ("machine", (), ())}
     for model in ENCODERS:
         for cases in (("1x128", "1x16"), ("8x128",), ("natural",)):
-            groups[f"{model} {' '.join(cases)}"] = lambda rounds, model=model, cases=cases: measure(  # type: ignore[misc]
-                model, cases, (*OURS, *READERS), rounds
-            )
-    for case in ("1 row", "8 rows"):
-        groups[f"{GPT} {case}"] = lambda rounds, case=case: measure(  # type: ignore[misc]
-            GPT, (case,), (*OURS, *WRITERS), rounds
-        )
+            groups[f"{model} {' '.join(cases)}"] = model, cases, (*OURS, *READERS)
+    groups |= {f"{GPT} {case}": (GPT, (case,), (*OURS, *WRITERS)) for case in ("1 row", "8 rows")}
     arguments = options(__doc__.splitlines()[0], parts=True, only=list(groups))
     chosen = arguments.only or list(groups)
     if arguments.quick and not arguments.only:
         chosen = ["limits", "minilm-l6 1x128 1x16"]
-    rows: list[Result] = []
+    given: list[Result] = []
     MODELS.mkdir(parents=True, exist_ok=True)
-    for name in groups:
-        if name in chosen:
-            rounds = 1 if arguments.quick else 5
-            rows += resume(arguments.parts, name, lambda name=name, rounds=rounds: groups[name](rounds))  # type: ignore[misc]
+    for group in (name for name in groups if name in chosen):
+        model, cases, names = groups[group]
+        if model == "machine":
+            given += resume(arguments.parts, group, limits)
+            continue
+        for name in artefacts(model):
+            prepare(name)
+        for part, turns in enumerate((1,) if arguments.quick else SPLIT.get(group, (ROUNDS,))):
+            key = f"{group}, part {part}"
+            given += resume(arguments.parts, key, partial(measure, model, cases, names, turns))
+    rows = summarised(given)
     reasons = MODELS / "reasons.json"
     failed = json.loads(reasons.read_text()) if reasons.exists() else {}
     notes = [f"Not made: {name} ({why})." for name, why in failed.items()]

@@ -220,7 +220,7 @@ def way_round(quick: bool) -> list[dict[str, Any]]:
             [
                 sys.executable, "-m", "mainspring", "train", "--model", str(folder / "gpt2.onnx"), "--to",
                 str(folder / "run"), "--quiet", f"data.path={folder / 'rows.npz'}", "loss.kind=causal",
-                f"train.steps={steps}", f"train.batch_rows={rows}", "plan.data=2", "plan.zero=3",
+                f"train.steps={steps}", f"train.batch_rows={2 * rows}", "plan.data=2", "plan.zero=3",
                 "optim.lr=1e-4",
             ],
             capture_output=True, text=True, check=False,

@@ -57,6 +57,7 @@ def test_a_run_is_its_newest_checkpoint(run: Path, tokenizer: Tokenizer) -> None
     engine = Engine.load(run)
     assert engine.name == "toy"
     assert text(engine) == text(Engine(network(tokenizer, 2), tokenizer))
+    assert text(Engine.load(run / "recipe.toml")) == text(engine)
     one, two = sorted((run / "checkpoints").glob("step-*"))
     assert text(Engine.load(two)) == text(engine)
     assert text(Engine.load(str(one))) == text(Engine(network(tokenizer, 1), tokenizer)) != text(engine)

@@ -196,7 +196,8 @@ def _compiler() -> Check:
     found = next((path for path in map(shutil.which, names) if path), None)
     if found:
         return Check("C++ compiler", "ok", found)
-    return Check("C++ compiler", "missing", f"none of {', '.join(names)}", "torch.compile on the CPU")
+    lost = "torch.compile on the CPU, export --format aot, our kernels of int8 and int4 (torch's are slower)"
+    return Check("C++ compiler", "missing", f"none of {', '.join(names)}", lost)
 
 
 def _kernels() -> Check:

@@ -47,7 +47,7 @@ def export(
             "for each tensor-parallel rank, for models of GPT-2's shape. safetensors: by our own names. "
             "onnx: a graph for other runtimes; of a run that trained a graph, that graph. aot: compiled "
             "ahead of time for this processor, with tokenizer and weights, so that a service starts at "
-            "once; of any model that generate, embed or classify takes.",
+            "once. Both: of any model that generate, embed or classify takes.",
         ),
     ] = Layout.hf,
     ranks: Annotated[int, typer.Option(min=1, help="Tensor-parallel ranks (megatron).")] = 1,
@@ -72,6 +72,8 @@ def export(
     mainspring export runs/gpt2 --to models/shares --format megatron --ranks 4
 
     mainspring export runs/gpt2 --to models/graph --format onnx
+
+    mainspring export models/minilm --to graphs/minilm --format onnx --int8
 
     mainspring export models/minilm --to services/minilm --format aot
     """

@@ -105,13 +105,15 @@ class Equipment:
 
 
 def find(path: str | Path) -> Place:
-    """What a path is: a run directory (its newest checkpoint), a checkpoint inside one, a task model or an
-    embedder, or a folder with a model in any layout that `models.exchange` reads.
+    """What a path is: a run directory or the recipe.toml in it (its newest checkpoint), a checkpoint inside
+    one, a task model or an embedder, or a folder with a model in any layout that `models.exchange` reads.
 
     Raises:
         UsageError: nothing loadable is there; says what was looked for.
     """
     path = Path(path).resolve()
+    if path.is_file() and path.name == "recipe.toml":
+        path = path.parent
     if (path / "recipe.toml").is_file():
         run = Run(path)
         checkpoint = latest(run.checkpoints)

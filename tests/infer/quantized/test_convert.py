@@ -20,8 +20,10 @@ from mainspring.infer.quantized import (
     quantized_layers,
     set_quantized,
 )
+from mainspring.infer.quantized.kernels import PORTABLE
 from mainspring.models import FAMILIES
 from mainspring.nn import Transformer, TransformerConfig, initialize
+from mainspring.nn.moe import ExpertList, ExpertMaps, list_experts
 
 GPT = TransformerConfig(d_model=64, n_heads=4, n_layers=2, d_ff=256, vocab_size=101, max_positions=32)
 BERT = TransformerConfig(
@@ -90,6 +92,45 @@ def test_every_family_runs_in_int8() -> None:
         batch = causal_batch(ids) if family.causal else bidirectional_batch(ids)
         wanted = model(batch).hidden
         assert decibels(quantize_model(model, "int8")(batch).hidden, wanted) > 25, name
+
+
+@pytest.mark.parametrize("name", ["int8", "int4", "msfp12"])
+def test_experts_are_quantised_one_by_one(name: str, tmp_path: Path) -> None:
+    """Each as a linear layer of its own; the gate stays. From a file too, which is as small as that."""
+    routing = {"count": 6, "every": 1, "top_k": 2, "residual": True}
+    config = GPT.replace(experts=routing)
+    plain, model = made(config), quantize_model(made(config), name)
+    layers = quantized_layers(model)
+    make = PRECISIONS[name].make
+    assert make is not None
+    for kind in ("up", "down"):
+        maps = plain.get_submodule(f"layers.1.feed_forward.experts.{kind}")
+        assert isinstance(maps, ExpertMaps) and maps.biases is not None
+        for number in range(6):
+            alone = make(maps.weight[number], maps.biases[number], PORTABLE)
+            found = layers[f"layers.1.feed_forward.experts.{kind}.{number}"]
+            assert torch.equal(found.weight, alone.weight)
+    kept = [key for key, weight in model.named_parameters() if weight.ndim == 2 and "position" not in key]
+    assert all(key.endswith(("gate.weight", "mix.weight")) for key in kept)
+    batch = batch_of(config)
+    assert decibels(model(batch).logits, plain(batch).logits) > LEAST[name] / 2
+    file = tmp_path / "model.safetensors"
+    save_file(packed_state(model), file, packed_metadata(model))
+    with torch.device("meta"):
+        empty = Transformer(config)
+    with safe_open(file, "pt") as opened:
+        state = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+        loaded = load_packed(empty, state, opened.metadata())
+    assert torch.equal(loaded.eval()(batch).logits, model(batch).logits)
+
+
+def test_listed_experts_are_the_stacked_ones() -> None:
+    config = GPT.replace(experts={"count": 3, "every": 2}, activation="geglu")
+    model, listed = made(config), made(config)
+    list_experts(listed)
+    assert any(isinstance(module, ExpertList) for module in listed.modules())
+    batch = batch_of(config)
+    torch.testing.assert_close(listed(batch).logits, model(batch).logits)
 
 
 def test_chosen_integers_go_in_as_they_are() -> None:

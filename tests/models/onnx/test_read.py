@@ -353,3 +353,17 @@ def test_graphs_from_scikit_learn(kind: str, tmp_path: Path) -> None:
     out = write_onnx(proto, graph, tmp_path / "model.onnx")
     again = runtime(out, {graph.module.inputs[0]: x}, [output])[0]
     np.testing.assert_allclose(again, trained.numpy(), atol=1e-5)
+
+
+def test_a_graph_of_fixed_sizes_says_so() -> None:
+    """An exporter that wrote the number of rows into a Reshape."""
+    nodes = [
+        helper.make_node("Reshape", ["x", "shape"], ["rows"]),
+        helper.make_node("Add", ["x", "rows"], ["both"]),
+        helper.make_node("MatMul", ["both", "w"], ["y"]),
+    ]
+    constants = [initializer("w", np.eye(3)), numpy_helper.from_array(np.array([4, -1]), "shape")]
+    module = read_onnx(made(nodes, [float_input("x", 4, 3)], ["y"], constants)).module
+    torch.testing.assert_close(module(torch.ones(4, 3))["y"], torch.full((4, 3), 2.0))
+    with pytest.raises(UsageError, match=r"'x' is \[8, 3\]; .*exported for \[4, 3\].*free sizes.*micro_rows"):
+        module(torch.ones(8, 3))

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from mainspring.errors import UsageError, require
+from mainspring.finetune.pooling import Embedder
+from mainspring.infer.onnx.experts import graph_experts
 from mainspring.infer.onnx.graphs import DecoderGraph, EncoderGraph, SourceGraph, TargetGraph, TaskGraph
 from mainspring.infer.onnx.quantize import quantize_file
 from mainspring.nn.config import TransformerConfig
@@ -47,7 +49,8 @@ def export_onnx(
     """Write a model as ONNX.
 
     Args:
-        model: a `Transformer`, or a task model over one (`mainspring.finetune.heads`); fp32, on the CPU.
+        model: a `Transformer`, or over one a task model (`mainspring.finetune.heads`) or an embedder
+            (`mainspring.finetune.pooling`); fp32, on the CPU.
         to: folder to write: `model.onnx`, or of an encoder-decoder `encoder.onnx` and `decoder.onnx`.
         causal: whether it writes text from left to right: then the graph takes and gives a key-value cache.
         int8: store matrices as int8 with a scale for each channel, and dequantise them in the graph (QDQ).
@@ -68,9 +71,9 @@ def export_onnx(
     was = model.training
     model.eval()
     try:
-        files = tuple(
-            _write(recording, folder / name, opset) for name, recording in _recordings(model, causal).items()
-        )
+        recordings = _recordings(model, causal)
+        with graph_experts(model):
+            files = tuple(_write(one, folder / name, opset) for name, one in recordings.items())
     finally:
         model.train(was)
     if int8:
@@ -87,13 +90,9 @@ def _recordings(model: nn.Module, causal: bool) -> dict[str, _Recording]:
     config = transformer.config
     if transformer.peers.size > 1:
         raise UsageError("the model is cut over ranks; export a whole one (parallel.full_state)")
-    if config.experts is not None:
-        raise UsageError(
-            "a model with experts is not written as ONNX: how many tokens each gets depends on them, and a "
-            "graph has fixed shapes; distil it into one without (mainspring distill)"
-        )
     if model is not transformer:
-        return {"model.onnx": _encoder(TaskGraph(model), config, ["logits"])}
+        given = "sentence_embedding" if isinstance(model, Embedder) else "logits"
+        return {"model.onnx": _encoder(TaskGraph(model), config, [given])}
     if config.sparse is not None and (causal or config.is_encoder_decoder):
         raise UsageError(
             "sparse attention goes by the positions of tokens seen before, and a graph with a cache knows "

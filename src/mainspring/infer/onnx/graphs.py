@@ -63,7 +63,7 @@ class EncoderGraph(nn.Module):
 
 
 class TaskGraph(nn.Module):
-    """Logits of a task head (`mainspring.finetune.heads.TaskModel`)."""
+    """Logits of a task head (`mainspring.finetune.heads.TaskModel`), or the vectors of an embedder."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class TaskGraph(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> Tensor:
-        """All int64 [B, T]; [B, C] of rows, [B, T, C] of tokens."""
+        """All int64 [B, T]; [B, C] of rows, [B, T, C] of tokens, [B, W] of an embedder."""
         logits: Tensor = self.model(encoder_batch(input_ids, attention_mask, token_type_ids))
         return logits
 

@@ -26,6 +26,7 @@ from mainspring.infer.quantized.linear import Int4Linear, Int8Linear, QuantizedL
 from mainspring.infer.quantized.precision import precision_named
 from mainspring.infer.quantized.table import QuantizedTable
 from mainspring.nn.lookup import Table
+from mainspring.nn.moe import list_experts
 
 FEWEST_OUTPUTS = 16
 """Layers with fewer outputs (scores, classes) are small, and stay as they are."""
@@ -36,7 +37,7 @@ Model = TypeVar("Model", bound=nn.Module)
 def quantize_model(
     model: Model, precision: str, *, kernels: Kernels = PORTABLE, by_name: Mapping[str, str] | None = None
 ) -> Model:
-    """Replace a model's linear layers, and its table of tokens, by quantised ones.
+    """Replace a model's linear layers, those of its experts, and its table of tokens by quantised ones.
 
     Args:
         model: for inference; the module that goes in comes out.
@@ -52,6 +53,7 @@ def quantize_model(
         ConfigError: there is no such precision.
     """
     chosen = precision_named(precision)
+    list_experts(model)
     names = {name: precision for name, _ in _candidates(model)}
     for pattern, other in reversed(list((by_name or {}).items())):
         precision_named(other)
@@ -127,6 +129,7 @@ def load_packed(
         raise WeightsError(
             f"the file does not say which layers are quantised ({_KEY} is not in its metadata)"
         )
+    list_experts(model)
     _replace(model, json.loads(metadata[_KEY]), kernels, empty=True)
     try:
         model.load_state_dict(dict(state), assign=True)

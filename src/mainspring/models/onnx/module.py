@@ -112,6 +112,8 @@ class OnnxModule(nn.Module):
         self.sections = nn.ModuleList(blocks)
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         self.parameter_names = dict(parameter_names)
+        self.sizes: dict[str, tuple[int, ...]] = {}
+        """Sizes of inputs that the graph states, 0 where it leaves them free."""
         self._ambient = tuple(ambient)
         self._constants = _Constants(constants)
         self._defaults = _Constants(defaults)
@@ -150,9 +152,21 @@ class OnnxModule(nn.Module):
             the next takes up.
 
         Raises:
-            UsageError: an input is missing, unknown, or given twice.
+            UsageError: an input is missing, unknown, or given twice, or a graph that was exported for some
+                sizes alone cannot compute others.
         """
-        values = self._given(args, named)
+        given = self._given(args, named)
+        try:
+            return self._run(given, part, carried)
+        except (IndexError, RuntimeError) as error:
+            if other := self._other_sizes(given):
+                raise UsageError(
+                    f"{other}, and cannot compute with others ({error}); export it with free sizes "
+                    "(dynamic axes), or give it rows of that size (train.micro_rows)"
+                ) from error
+            raise
+
+    def _run(self, values: dict[str, Value], part: Part | None, carried: Carried | None) -> Any:
         here = Part(0, len(self.sections), len(self.sections)) if part is None else part
         values.update(self._constants.values())
         wanted = dict.fromkeys(step for n in range(here.start, here.stop) for step in self._needed[n])
@@ -169,6 +183,16 @@ class OnnxModule(nn.Module):
         if not here.last:
             return Carried(*live.values())
         return {name: live[name] if name in live else values[name] for name in self.outputs}
+
+    def _other_sizes(self, values: Mapping[str, Value]) -> str:
+        """Which input has other sizes than the graph was exported for; empty where none has."""
+        for name, sizes in self.sizes.items():
+            value = values[name]
+            if isinstance(value, Tensor) and len(sizes) == value.ndim:
+                pairs = zip(sizes, value.shape, strict=True)
+                if any(stated not in (0, size) for stated, size in pairs):
+                    return f"input {name!r} is {list(value.shape)}; the graph was exported for {list(sizes)}"
+        return ""
 
     def _given(self, args: Sequence[Value], named: Mapping[str, Value]) -> dict[str, Value]:
         if len(args) > len(self.inputs):

@@ -116,6 +116,7 @@ def read_onnx(
     module = _module(
         sections, kinds.ambient, constants, sources, frozen, [*inputs, *optional], chosen, optional
     )
+    module.sizes.update({name: _sizes(given[name]) for name in inputs})
     kept = tuple(n for n, t in constants.items() if t.is_floating_point() and t.numel() > 1 and n in sources)
     return OnnxGraph(module, {n: sources[n] for n in weights}, kept)
 
@@ -143,6 +144,11 @@ def _is_score(value: ValueInfoProto) -> bool:
     """Whether an output is floating point, a sequence (of mappings from labels to scores), or untyped."""
     kind = value.type
     return not kind.HasField("tensor_type") or _is_float(kind.tensor_type.elem_type)
+
+
+def _sizes(value: ValueInfoProto) -> tuple[int, ...]:
+    """Sizes of an input, 0 where it is free; empty where none are stated."""
+    return tuple(size.dim_value for size in value.type.tensor_type.shape.dim)
 
 
 def _is_float(number: int) -> bool:

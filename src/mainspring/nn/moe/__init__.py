@@ -4,6 +4,7 @@ from mainspring.nn.moe.dispatch import Dispatched, Exchange, Local, add_rows, ga
 from mainspring.nn.moe.experts import ExpertMaps, Experts
 from mainspring.nn.moe.gate import Gate, Gated
 from mainspring.nn.moe.layer import ExpertFeedForward
+from mainspring.nn.moe.listed import ExpertList, list_experts
 from mainspring.nn.moe.routing import Routing, balance_loss, capacity, z_loss
 from mainspring.nn.moe.surgery import aggregate_experts, expert_loads, prune_experts
 
@@ -11,6 +12,7 @@ __all__ = [
     "Dispatched",
     "Exchange",
     "ExpertFeedForward",
+    "ExpertList",
     "ExpertMaps",
     "Experts",
     "Gate",
@@ -23,6 +25,7 @@ __all__ = [
     "capacity",
     "expert_loads",
     "gather_rows",
+    "list_experts",
     "prune_experts",
     "z_loss",
 ]
