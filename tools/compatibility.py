@@ -13,7 +13,7 @@ TESTS = Path(__file__).parents[1] / "tests"
 AXES = ("data", "tensor", "sequence", "pipeline", "expert")
 DETAILS = ("tensor_sequence", "sequence_attention", "pipeline_schedule", "pipeline_chunks")
 STAGES = tuple(f"zero={stage}" for stage in range(4))
-ORDER = ("fp32", "bf16", "accumulation", "remat", "born on meta")
+ORDER = ("fp32", "bf16", "fp16", "accumulation", "remat", "born on meta")
 
 
 def compatibility() -> str:

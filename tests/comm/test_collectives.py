@@ -1,5 +1,7 @@
 """Our collectives give what torch's give, on gloo with 2 and 3 ranks, and count it."""
 
+from unittest.mock import patch
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -88,3 +90,24 @@ def test_without_a_group_reductions_return():
     assert comm.all_reduce(x, name="x") is None
     comm.broadcast(x, name="x")
     assert x.tolist() == [1, 1, 1]
+
+
+def through_a_device(rank, world):
+    """Where the backend moves memory of its devices only, a tensor of the host goes there and back."""
+    here, went = torch.tensor([float(rank), 1.0]), []
+
+    def cuda(tensor):
+        went.append(tensor)
+        return tensor.clone()
+
+    counter = Counter()
+    with patch.object(torch.Tensor, "cuda", cuda), patch.object(dist, "get_backend", lambda _=None: "nccl"):
+        comm.all_reduce(here, name="norm", counter=counter)
+        comm.all_reduce(here, name="norm", counter=counter, async_op=True).wait()
+    return here.tolist(), len(went), counter.calls("norm")
+
+
+def test_numbers_of_the_host_go_through_a_device_where_only_devices_talk():
+    """The device is played by a copy: this machine may have none."""
+    for found in run_ranks(through_a_device, 2):
+        assert found == ([2.0, 4.0], 2, 2)

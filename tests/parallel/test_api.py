@@ -1,5 +1,6 @@
 """The verbs of a training loop under every stage: norms, clipping, traffic, storage, evaluation, refusals."""
 
+import gc
 import math
 
 import pytest
@@ -75,6 +76,50 @@ def norms(rank, world):
 @pytest.mark.distributed
 def test_norms():
     assert run_ranks(norms, 2) == [[], []]
+
+
+def torchs_norms(rank, world):
+    """torch's own clipping of a model on flat shards: the norm and the gradients of one process."""
+    plain = small()
+    backward(plain, 5)
+    wrong = []
+    cases = [
+        (zero, order, foreach) for zero in (1, 3) for order in (2, 1, math.inf) for foreach in (None, True)
+    ]
+    for zero, order, foreach in cases:
+        model = parallel.apply(small(), Plan(data=world, zero=zero), reduce="sum")
+        backward(model, 5, world, rank)
+        whole = {n: p.grad.clone() for n, p in plain.named_parameters()}
+        want = nn.utils.get_total_norm(whole.values(), order)
+        bound, largest = float(want) / 3, max(float(g.abs().max()) for g in whole.values())
+        norm = nn.utils.clip_grad_norm_(model.parameters(), bound, order, foreach=foreach)
+        if type(norm) is not torch.Tensor or not math.isclose(norm, want, rel_tol=1e-5):
+            wrong.append((zero, order, foreach, float(norm), float(want)))
+        for name, piece in model.named_parameters():
+            span = span_of(piece)
+            should = whole[name].flatten()[span.start : span.stop] / 3
+            if not torch.allclose(piece.grad, should, rtol=1e-4, atol=2e-5 * largest):
+                wrong.append((zero, order, foreach, name))
+        optimizer = torch.optim.AdamW(model.parameters())
+        optimizer.step()
+        if {type(p.grad) for p in model.parameters()} != {torch.Tensor}:
+            wrong.append((zero, "an optimizer has seen the subclass"))
+    with pytest.raises(PlanError, match="norm of order 0"):
+        backward(model, 5, world, rank)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0, 0)
+    gradients = [p.grad for p in model.parameters()]
+    if any(type(g * 2) is not torch.Tensor for g in gradients) or gradients[0].sum(0).ndim:
+        wrong.append("an ordinary tensor to everything else")
+    del model, optimizer
+    gc.collect()
+    with pytest.raises(PlanError, match="model is gone"):
+        torch.linalg.vector_norm(gradients[0])
+    return wrong
+
+
+@pytest.mark.distributed
+def test_torchs_clipping_is_of_the_whole_model():
+    assert run_ranks(torchs_norms, 2) == [[], []]
 
 
 def volumes(rank, world):

@@ -10,7 +10,8 @@ from torch import nn
 
 from mainspring.errors import DiskError, PlanError
 from mainspring.nn.span import Span, mark
-from mainspring.parallel.disk import DiskPlacement
+from mainspring.optim import Lamb
+from mainspring.parallel.disk import DiskPlacement, Traffic
 from mainspring.parallel.zero.placement import Shard
 
 STRETCH = 2**19
@@ -30,6 +31,7 @@ OPTIMIZERS = {
     "rmsprop": lambda p: torch.optim.RMSprop(p, lr=1e-2, momentum=0.9, centered=True),
     "adamax": lambda p: torch.optim.Adamax(p, lr=1e-2),
     "asgd": lambda p: torch.optim.ASGD(p, lr=1e-2),
+    "lamb": lambda p: Lamb(p, lr=1e-2, weight_decay=0.1, join=lambda parameters, rows: None),
 }
 
 
@@ -135,8 +137,9 @@ def test_the_same_update_as_in_memory(twin, kind):
     assert all((a != b).float().mean() > 0.99 for a, b in zip(before, pair.masters(), strict=True))
 
 
-def test_pieces_without_a_gradient_are_left_alone(twin):
-    pair = twin()
+@pytest.mark.parametrize("kind", ["adamw", "lamb"])
+def test_pieces_without_a_gradient_are_left_alone(twin, kind):
+    pair = twin(kind)
     for step, without in enumerate([{0, 4, 5}, {1, 4}, {}, {0, 1, 2, 3, 4, 5, 6, 7}]):
         pair.gradients(step, without)
         pair.step()
@@ -247,6 +250,37 @@ def test_buffers_are_bounded_and_come_back(twin):
     pair.disk.prefetcher.drop()
     assert pair.disk.arena.free == 8
     pair.agree()
+
+
+def test_lambs_ratios_are_of_whole_parameters_and_it_reads_twice(twin):
+    """A parameter of several stretches steps as far as all of it says; each pass writes what it has made."""
+    pair = twin("lamb", compute_dtype=torch.bfloat16)
+    store, elements = pair.disk.store, sum(shard.numel for shard in pair.shards)
+    want = Traffic.of(elements, gathers=1, passes=2)
+    padding = len(pair.shards) * 8 * 4096
+    for step in range(3):
+        store.flush()
+        read, written = store.bytes_read, store.bytes_written
+        pair.gradients(step, dtype=torch.bfloat16)
+        pair.step()
+        store.flush()
+    assert 0 <= store.bytes_read - read - want.step_read <= padding
+    assert 0 <= store.bytes_written - written - want.step_written <= padding
+    pair.agree()
+    content, other = pair.mine.state_dict()["state"], pair.other.state_dict()["state"]
+    for number, state in other.items():
+        assert int(content[number]["step"]) == 3
+        torch.testing.assert_close(content[number]["exp_avg_sq"], state["exp_avg_sq"])
+
+
+def test_lamb_without_sums_over_ranks_ends_the_step_and_says_so(tmp_path):
+    pair = Twin(tmp_path, lambda p: Lamb(p, lr=1.0))
+    pair.gradients(0)
+    with pytest.raises(ValueError, match="give it join="):
+        pair.step()
+    with pytest.raises(DiskError, match="give it join="):
+        pair.masters()
+    pair.disk.close()
 
 
 def test_too_few_buffers_are_refused(twin):

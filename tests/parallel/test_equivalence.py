@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from itertools import product
 
 import pytest
 
@@ -130,9 +131,20 @@ def scaled(world):
     ]
 
 
+def tiers(world):
+    """Every stage, tier, precision and accumulation, of what no other group has."""
+    every = product(("none", "host", "disk"), (1, 2, 3), ("fp32", "bf16", "fp16"), (1, 3))
+    found = [
+        Case("awkward", {"zero": z} | ({} if tier == "none" else {"offload": tier}), precision, accumulation)
+        for tier, z, precision, accumulation in every
+    ]
+    known = {case.id for case in whole(world)}
+    return [case for case in found if case.id not in known]
+
+
 PATIENCE = 800
 """Seconds for a group: a minute or two on a machine that does nothing else."""
-GROUPS = {"whole": whole, "cut": cut, "staged": staged, "scaled": scaled}
+GROUPS = {"whole": whole, "cut": cut, "staged": staged, "scaled": scaled, "tiers": tiers}
 
 
 def cases(world):

@@ -4,9 +4,11 @@ import copy
 import gc
 import time
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -14,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from mainspring import comm, parallel
 from mainspring.errors import CollectiveError, PlanError
 from mainspring.nn.span import logical_shape
+from mainspring.optim import FlatAdam
 from mainspring.parallel import Plan
 from mainspring.parallel.strategy import strategy_of
 from support.spawn import run_ranks
@@ -313,24 +316,44 @@ def test_a_parameter_kept_past_its_use_reads_as_zeros(width):
         assert found == [([(width, width), (width,)], [0.0, 0.0], True)] * len(STAGES)
 
 
-def gone(rank, world):
+def gone(rank, world, folder):
     left = []
-    for zero in STAGES:
-        model = parallel.apply(fresh(), Plan(data=world, zero=zero), precision="bf16")
-        steps = optimizers(model)
-        plain(model, rank, 0, 1)
-        for optimizer in steps:
-            optimizer.step()
-        seen = [weakref.ref(model), weakref.ref(model.blocks[0].up.weight), weakref.ref(strategy_of(model))]
-        del model, steps, optimizer
-        gc.collect()
-        left.append([one() is None for one in seen])
-    return left
+    for case in ("bf16", "fp16", "host", "delayed", "disk"):
+        tier = {
+            "host": {"offload": "host"},
+            "delayed": {"offload": "host", "offload_delay": 0},
+            "disk": {"offload": "disk", "offload_folder": folder},
+        }.get(case, {})
+        for zero in STAGES:
+            precision = "fp16" if case == "fp16" else "bf16"
+            model = parallel.apply(fresh(), Plan(data=world, zero=zero, **tier), precision=precision)
+            steps = optimizers(model) if not tier else [FlatAdam(model.parameters())]
+            for seed in range(2):
+                plain(model, rank, seed, 1)
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                for optimizer in steps:
+                    optimizer.step()
+            seen = [
+                weakref.ref(model),
+                weakref.ref(model.blocks[0].up.weight),
+                weakref.ref(strategy_of(model)),
+                weakref.ref(strategy_of(model).placement),
+            ]
+            del model, steps, optimizer
+            for _ in range(100):  # threads of a tier end what they are doing
+                gc.collect()
+                alive = [(case, zero, number) for number, one in enumerate(seen) if one() is not None]
+                if not alive:
+                    break
+                time.sleep(0.02)
+            left += alive
+    dist.barrier()
+    return left, [path.name for path in Path(folder).iterdir()]
 
 
-def test_a_model_that_is_let_go_is_freed():
-    for left in run_ranks(gone, 2):
-        assert left == [[True] * 3] * len(STAGES)
+def test_a_model_that_is_let_go_is_freed(tmp_path):
+    """With its tier, whose files go too; gradients are left on it."""
+    assert run_ranks(gone, 2, str(tmp_path)) == [([], [])] * 2
 
 
 def different(rank, world):

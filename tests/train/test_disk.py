@@ -50,6 +50,15 @@ def test_what_was_found_is_told_before_the_model_is_made(data: Path, tmp_path: P
     assert list((tmp_path / "tier").glob("trial*")) == []
 
 
+def test_lamb_reads_its_states_twice(data: Path, tmp_path: Path) -> None:
+    lamb = on_disk(data, tmp_path / "tier", optim__kind="lamb")
+    _, told, trainer = fit(lamb, tmp_path / "run")
+    tried = told[1]
+    assert isinstance(tried, ev.DiskTried) and trainer.setup is not None
+    shard, gathers = trainer.setup.estimate.parameters.shard, 2 * trainer.setup.batch.accumulation
+    assert tried.read_per_step == (2 * 12 + 4 * gathers) * shard and tried.written_per_step == 12 * shard
+
+
 def test_no_disk_no_trial(data: Path, tmp_path: Path) -> None:
     _, told, _ = fit(recipe(data, train__steps=1), tmp_path / "run")
     assert not any(isinstance(event, ev.DiskTried) for event in told)

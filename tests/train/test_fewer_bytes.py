@@ -73,6 +73,10 @@ def test_one_process_trains(data: Path, tmp_path: Path) -> None:
         ),
         (["plan.communication=compressed", "plan.zero=3"], "set zero = 0 or 1"),
         (["optim.kind=radam", "optim.bias_correction=false"], "set bias_correction = true"),
+        (
+            ["optim.kind=lamb", "plan.zero=2", "plan.offload=host", "plan.offload_delay=3"],
+            "plan.offload_delay = 3 puts the update beside",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused(overrides: list[str], said: str) -> None:

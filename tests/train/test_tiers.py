@@ -61,9 +61,18 @@ def test_a_tier_is_opened_once_a_shard_and_nothing_is_copied(tmp_path: Path) -> 
     assert len(moments) == len(list(model.parameters()))
 
 
-@pytest.mark.parametrize("kind", ["disk", "host", "delayed"])
-def test_a_run_resumes_from_its_checkpoint_to_the_bit(data: Path, tmp_path: Path, kind: str) -> None:
-    same = {"train__steps": 5, "optim__schedule": {"kind": "constant"}, "train__checkpoint_every": 3}
+@pytest.mark.parametrize(
+    ("kind", "optimizer"), [("disk", "adamw"), ("disk", "lamb"), ("host", "adamw"), ("delayed", "adamw")]
+)
+def test_a_run_resumes_from_its_checkpoint_to_the_bit(
+    data: Path, tmp_path: Path, kind: str, optimizer: str
+) -> None:
+    same = {
+        "train__steps": 5,
+        "optim__kind": optimizer,
+        "optim__schedule": {"kind": "constant"},
+        "train__checkpoint_every": 3,
+    }
     plan = tiers(tmp_path)[kind]
 
     def run(folder: str, steps: int, plan: dict[str, Any]) -> dict[int, float]:

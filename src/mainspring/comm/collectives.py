@@ -12,6 +12,7 @@ rank that is missing and what that rank did last.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
@@ -72,7 +73,11 @@ def all_reduce(
     if transport is not None and tensor.is_contiguous() and _sums(tensor, op):
         pending = transport.all_reduce(tensor, op, what)
     else:
-        pending = Watched([dist.all_reduce(tensor, _OPS[op], group=group, async_op=True)], path, what)
+        # What a tier keeps on the host (norms, overflows) goes through a device: NCCL moves no other memory.
+        away = tensor.device.type == "cpu" and dist.get_backend(group) == "nccl"
+        there = tensor.cuda() if away else tensor
+        work = dist.all_reduce(there, _OPS[op], group=group, async_op=True)
+        pending = Watched([work], path, what, partial(tensor.copy_, there) if away else None)
     if async_op:
         return pending
     pending.wait()

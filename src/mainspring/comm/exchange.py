@@ -27,7 +27,7 @@ class Watched:
         works: Sequence[dist.Work | None],
         channel: Channel,
         what: str,
-        then: Callable[[], None] | None = None,
+        then: Callable[[], object] | None = None,
     ) -> None:
         self._works = [work for work in works if work is not None]
         self._channel, self._what, self._then = channel, what, then

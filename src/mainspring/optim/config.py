@@ -107,3 +107,9 @@ class OptimConfig(Section):
     def sends_signs(self) -> bool:
         """Whether the optimizer averages momenta itself, as signs."""
         return self.kind in ("onebit_adam", "onebit_lamb", "zero_one_adam")
+
+    @property
+    def passes(self) -> int:
+        """How often a step goes over weights and states: LAMB's length of a layer's step is known only when
+        its direction is."""
+        return 2 if self.kind == "lamb" else 1

@@ -55,6 +55,9 @@ class Lamb(torch.optim.Optimizer):
     """
 
     takes_low_gradients = True
+    two_passes = True
+    """Whether a step is `measure`, `agree`, `advance`, of which the first and the last may be carried out a
+    part of the parameters at a time."""
 
     def __init__(
         self,
@@ -75,6 +78,8 @@ class Lamb(torch.optim.Optimizer):
         self.compiled = compiled
         self.copies: dict[nn.Parameter, Tensor] = {}
         """Where to write the new weights of a parameter in another dtype as well, in the second pass."""
+        self._squares: dict[nn.Parameter, Tensor] = {}
+        self._lengths: dict[nn.Parameter, tuple[float, float]] = {}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -90,18 +95,60 @@ class Lamb(torch.optim.Optimizer):
         self._update()
         return loss
 
-    def _update(self) -> None:
+    @torch.no_grad()
+    def measure(self) -> None:
+        """First pass over what has gradients now: new moments, and what it adds to sums of squares."""
+        self._measure(self._works())
+
+    def agree(self) -> None:
+        """Between the passes, with all parameters: add the sums up over the ranks. Every rank calls it.
+
+        Raises:
+            ValueError: there are pieces and no `join`.
+        """
         everything = parameters_of(self)
-        allocate(self.state, [p for p in everything if p.grad is not None])
-        work = [
-            self._work(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None
-        ]
-        norms = self._norms(everything, work)
+        if self.join is None and any(is_dtensor(p) or span_of(p) is not None for p in everything):
+            raise ValueError("LAMB needs the norms of whole parameters and has pieces: give it join=")
+        nothing = torch.zeros(2, dtype=torch.float64)
+        rows = torch.stack([self._squares.get(p, nothing) for p in everything])
+        self._squares.clear()
+        if self.join is not None:
+            there = rows.to(everything[0].device)
+            self.join(everything, there)
+            rows = there.to("cpu")
+        lengths: list[tuple[float, float]] = [(a, b) for a, b in rows.sqrt().tolist()]
+        self._lengths = dict(zip(everything, lengths, strict=True))
+
+    @torch.no_grad()
+    def advance(self) -> None:
+        """Second pass over what has gradients now: new weights, and the step is counted."""
+        self._advance(self._works())
+
+    def _update(self) -> None:
+        work = self._works()
+        self._measure(work)
+        self.agree()
+        self._advance(work)
+
+    def _measure(self, work: list[Work]) -> None:
         for one in work:
-            weight, direction = norms[one.parameter]
-            ratio = self._ratio(one, weight, direction)
+            sums = self._run(LAMB_MOMENTS, one.entry, one.numbers)
+            if sums is not None:
+                here = sums.to("cpu", torch.float64)
+                before = self._squares.get(one.parameter)
+                self._squares[one.parameter] = here if before is None else before + here
+
+    def _advance(self, work: list[Work]) -> None:
+        for one in work:
+            ratio = self._ratio(one, *self._lengths[one.parameter])
             self._run(LAMB_WEIGHTS, one.entry, one.numbers._replace(lerp=one.lr * ratio))
             self.state[one.parameter]["step"] += 1
+
+    def _works(self) -> list[Work]:
+        allocate(self.state, [p for p in parameters_of(self) if p.grad is not None])
+        return [
+            self._work(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None
+        ]
 
     def _ratio(self, one: Work, weight: float, direction: float) -> float:
         """The trust ratio of a parameter and a direction of these lengths."""
@@ -112,25 +159,6 @@ class Lamb(torch.optim.Optimizer):
         settings = {key: group[key] for key in ("betas", "eps", "weight_decay")}
         now = numbers("adam", entry.step, lr=1.0, bias_correction=self.bias_correction, **settings)
         return Work(parameter, entry, now, float(group["lr"]), bool(group["adapt"]))
-
-    def _norms(
-        self, everything: list[nn.Parameter], work: list[Work]
-    ) -> dict[nn.Parameter, tuple[float, float]]:
-        """New moments; lengths of all parameters and of their directions, each as a whole."""
-        squares = {p: torch.zeros(2, dtype=torch.float64) for p in everything}
-        for one in work:
-            sums = self._run(LAMB_MOMENTS, one.entry, one.numbers)
-            if sums is not None:
-                squares[one.parameter] = sums.to("cpu", torch.float64)
-        if self.join is None and any(is_dtensor(p) or span_of(p) is not None for p in everything):
-            raise ValueError("LAMB needs the norms of whole parameters and has pieces: give it join=")
-        rows = torch.stack([squares[p] for p in everything])
-        if self.join is not None:
-            there = rows.to(everything[0].device)
-            self.join(everything, there)
-            rows = there.to("cpu")
-        lengths: list[tuple[float, float]] = [(a, b) for a, b in rows.sqrt().tolist()]
-        return dict(zip(everything, lengths, strict=True))
 
     def _run(self, formula: Formula, entry: Entry, now: Numbers) -> Tensor | None:
         p, g = entry.p, entry.g

@@ -32,6 +32,7 @@ from mainspring.parallel.watch import watch_collectives
 from mainspring.parallel.whole import named_tensors, own_tensors, whole
 from mainspring.parallel.zero import state
 from mainspring.parallel.zero.engine import Flat
+from mainspring.parallel.zero.gradients import plain
 from mainspring.parallel.zero.placement import Placement, Shard
 from mainspring.parallel.zero.scale import LossScaler
 
@@ -269,7 +270,7 @@ def _local_gradients(model: nn.Module, axes: Axes | None) -> tuple[list[Tensor],
         if gradient is None:
             continue
         sharded = isinstance(gradient, DTensor) or span_of(parameter) is not None
-        local = gradient.to_local() if isinstance(gradient, DTensor) else gradient
+        local = gradient.to_local() if isinstance(gradient, DTensor) else plain(gradient)
         parts = parts or (sharded and axes is not None)
         if local.numel():
             gradients.append(local)

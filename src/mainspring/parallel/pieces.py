@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from mainspring import comm
 from mainspring.nn.span import cut_of, span_of
 from mainspring.parallel.mesh import copies_of
-from mainspring.parallel.strategy import strategy_of
+from mainspring.parallel.strategy import Strategy, strategy_of
 
 
 def piece_sum(model: nn.Module) -> Callable[[Sequence[nn.Parameter], Tensor], None]:
@@ -27,26 +28,35 @@ def piece_sum(model: nn.Module) -> Callable[[Sequence[nn.Parameter], Tensor], No
     return lambda parameters, rows: join(parameters, rows, "sum")
 
 
-def piece_join(model: nn.Module) -> Callable[[Sequence[nn.Parameter], Tensor, Literal["sum", "max"]], None]:
+def piece_join(model: nn.Module) -> Callable[[Sequence[Tensor], Tensor, Literal["sum", "max"]], None]:
     """As `piece_sum`, of sums or maxima."""
-    strategy = strategy_of(model)
+    return partial(join_pieces, strategy_of(model))
 
-    def join(parameters: Sequence[nn.Parameter], rows: Tensor, op: Literal["sum", "max"]) -> None:
-        axes = strategy.axes
-        if axes is None:
-            return
-        over: dict[str, list[int]] = defaultdict(list)
-        for number, parameter in enumerate(parameters):
-            cut = cut_of(parameter)
-            for axis in () if cut is None else cut.axes:
-                over[axis].append(number)
-            if isinstance(parameter, DTensor) or span_of(parameter) is not None:
-                over[copies_of(parameter)].append(number)
-        for axis, numbers in sorted(over.items()):
-            group = axes.group(axis)
-            if group is not None:
-                part = rows[numbers]
-                comm.all_reduce(part, name="lengths", op=op, group=group, counter=strategy.counter)
-                rows[numbers] = part
 
-    return join
+def join_pieces(
+    strategy: Strategy, pieces: Sequence[Tensor], rows: Tensor, op: Literal["sum", "max"]
+) -> None:
+    """Complete rows [n, k] of n tensors in place, over the ranks that have the rest of them.
+
+    Args:
+        strategy: how their model is spread.
+        pieces: parameters, or what has the `span` and `cut` of one.
+        rows: of what is here.
+        op: what joins ranks.
+    """
+    axes = strategy.axes
+    if axes is None:
+        return
+    over: dict[str, list[int]] = defaultdict(list)
+    for number, piece in enumerate(pieces):
+        cut = cut_of(piece)
+        for axis in () if cut is None else cut.axes:
+            over[axis].append(number)
+        if isinstance(piece, DTensor) or span_of(piece) is not None:
+            over[copies_of(piece)].append(number)
+    for axis, numbers in sorted(over.items()):
+        group = axes.group(axis)
+        if group is not None:
+            part = rows[numbers]
+            comm.all_reduce(part, name="lengths", op=op, group=group, counter=strategy.counter)
+            rows[numbers] = part

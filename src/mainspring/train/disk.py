@@ -18,11 +18,18 @@ _ELSEWHERE = ("optimizer", "offload")
 """What of a step's expected seconds is neither forward nor backward nor talking to other ranks."""
 
 
-def try_disk(plan: Plan, precision: str, world: World, estimate: Estimate) -> DiskTried:
+def try_disk(plan: Plan, precision: str, world: World, estimate: Estimate, *, passes: int = 1) -> DiskTried:
     """Write to and read from `plan.offload_folder`, and say how long a step will take with it.
 
     One rank of each machine does so for all ranks there, which share its disk; what is told is of the
     slowest. Every rank calls it.
+
+    Args:
+        plan: of the run.
+        precision: of forward and backward.
+        world: the ranks.
+        estimate: what a step is expected to take.
+        passes: how often the optimizer goes over its states in a step.
 
     Raises:
         DiskError: on some machine there is too little room, the folder cannot be used, or it does not give
@@ -47,6 +54,7 @@ def try_disk(plan: Plan, precision: str, world: World, estimate: Estimate) -> Di
         world.local_size * estimate.parameters.shard,
         compute_bytes=4 if precision == "fp32" else 2,
         gathers=2 * estimate.accumulation if plan.zero == 3 else 0,
+        passes=passes,
     )
     elsewhere = {kind: estimate.seconds_by_kind.get(kind, 0.0) for kind in _ELSEWHERE}
     compute = estimate.seconds_per_step - sum(elsewhere.values())

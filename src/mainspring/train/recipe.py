@@ -103,6 +103,12 @@ class Recipe(Section):
                 f'optim.kind = "zero_one_adam" lets ranks step apart, each with all weights, and plan.zero = '
                 f"{self.plan.zero} has each rank update its shard of one model: set plan.zero = 0"
             )
+        if self.optim.kind == "lamb" and self.plan.offload_delay is not None:
+            raise PlanError(
+                f"plan.offload_delay = {self.plan.offload_delay} puts the update beside the next step, and "
+                'optim.kind = "lamb" asks all ranks for norms in its midst: leave plan.offload_delay out, or '
+                'set optim.kind to "adamw", "adam", "radam" or "adamax"'
+            )
         return self
 
     def over(self, ranks: int) -> Recipe:

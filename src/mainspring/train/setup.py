@@ -114,7 +114,8 @@ def prepare(
         batch = batch.replace(micro_rows=micro_rows, accumulation=batch.rows_per_rank // micro_rows)
     planned(estimate)
     if recipe.plan.offload == "disk":
-        tried(try_disk(recipe.plan, recipe.train.precision, world, estimate))
+        passes = recipe.optim.passes
+        tried(try_disk(recipe.plan, recipe.train.precision, world, estimate, passes=passes))
     weights = None if resumes else _weights(recipe, data)
     model, drawn = _model(recipe, config, objective, world, weights)
     optimizer = optim.build(

@@ -64,6 +64,8 @@ class OneBitLamb(Lamb):
         compiled: as in `FlatAdam`.
     """
 
+    two_passes = False
+
     def __init__(
         self,
         params: Iterable[Any],

@@ -74,7 +74,9 @@ class Traffic:
     """Written in it."""
 
     @classmethod
-    def of(cls, elements: int, *, rows: int = 2, compute_bytes: int = 2, gathers: int = 2) -> Traffic:
+    def of(
+        cls, elements: int, *, rows: int = 2, compute_bytes: int = 2, gathers: int = 2, passes: int = 1
+    ) -> Traffic:
         """Of `elements` on this rank.
 
         >>> Traffic.of(1_000_000)
@@ -86,10 +88,14 @@ class Traffic:
             compute_bytes: of a parameter in forward and backward: 2 or 4.
             gathers: how often a step reads each parameter: in stage 3 twice for each micro-batch (forward
                 and backward), in the others not at all.
+            passes: how often the optimizer goes over all (LAMB: 2); each reads masters and states, and
+                together they write them once.
         """
         copies = compute_bytes if compute_bytes != 4 and gathers else 0
         states = 4 * (1 + rows)
-        return cls(gathers * compute_bytes * elements, states * elements, (states + copies) * elements)
+        return cls(
+            gathers * compute_bytes * elements, passes * states * elements, (states + copies) * elements
+        )
 
 
 def bytes_needed(shards: Sequence[Shard], rows: int = 2) -> int:

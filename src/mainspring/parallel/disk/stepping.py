@@ -4,12 +4,15 @@ Any optimizer that treats every element by itself can be run on any part of a pa
 the stretch's masters, gradients and states, the optimizer steps just these, and the stretch is written back
 while the next is computed and the one after that is read (Rajbhandari et al. 2021, arXiv 2104.07857, section
 5.2). What a stretch shares with the others of its parameter (the count of steps) is put back before each.
+
+LAMB steps a parameter as far as its norm and that of its direction say: it goes over all stretches twice. The
+first time it makes moments, which are written, and sums; the second time weights, and only these are written.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,6 +53,9 @@ ELEMENTWISE = (
 )
 """Optimizers of torch whose update of an element needs nothing of other elements."""
 
+Update = Callable[[], None]
+"""Makes one pass over what an optimizer has parameters and gradients of at the moment."""
+
 
 def file_of(shard: Shard, kind: str) -> str:
     """Name in the store of one kind of tensor of a shard."""
@@ -58,12 +64,13 @@ def file_of(shard: Shard, kind: str) -> str:
 
 def check_elementwise(optimizer: torch.optim.Optimizer) -> None:
     """Refuse an optimizer whose update of an element may need others; one may say so itself with an attribute
-    `elementwise`.
+    `elementwise`, or that it goes over all elements twice with `two_passes` (`optim.Lamb`).
 
     Raises:
         PlanError: it cannot be run a stretch at a time.
     """
-    if not getattr(optimizer, "elementwise", type(optimizer) in ELEMENTWISE):
+    whole = not getattr(optimizer, "elementwise", type(optimizer) in ELEMENTWISE)
+    if whole and not getattr(optimizer, "two_passes", False):
         known = ", ".join(kind.__name__ for kind in ELEMENTWISE)
         raise PlanError(
             f"{type(optimizer).__name__} may need a whole parameter for its update, and the disk tier steps "
@@ -117,8 +124,14 @@ class Stepper:
             for stretch in self._stretches(shard)
         ]
         groups = optimizer.param_groups
+        two: Any = optimizer if getattr(optimizer, "two_passes", False) else None
         try:
-            self._run(optimizer, todo, mine)
+            if two is None:
+                self._run(optimizer, todo, mine, lambda: _bare_step(optimizer))
+            else:
+                self._run(optimizer, todo, mine, two.measure, masters=False)
+                two.agree()
+                self._run(optimizer, todo, mine, two.advance, states=False)
         except BaseException as error:
             self._store.fail(error)  # some stretches are a step ahead of the others
             raise
@@ -172,7 +185,17 @@ class Stepper:
                 self._store.write(file_of(shard, kind), buffer).result()
                 self._written.update((file_of(shard, kind), s.start) for s in self._stretches(shard))
 
-    def _run(self, optimizer: torch.optim.Optimizer, todo: list[Stretch], mine: set[int]) -> None:
+    def _run(
+        self,
+        optimizer: torch.optim.Optimizer,
+        todo: list[Stretch],
+        mine: set[int],
+        update: Update,
+        *,
+        masters: bool = True,
+        states: bool = True,
+    ) -> None:
+        """One pass over all stretches; what it has changed is written."""
         groups = optimizer.param_groups
         options = [{k: v for k, v in group.items() if k != "params"} for group in groups]
         cast = not getattr(optimizer, "takes_low_gradients", False)
@@ -190,11 +213,13 @@ class Stepper:
             with Lent(stretch, parts, cast=cast):
                 optimizer.param_groups = _groups(groups, options, present)
                 if optimizer.param_groups:
-                    _bare_step(optimizer)
+                    update()
                 self._take_back(optimizer, stretch, parts)
             for part in parts:
                 leave_states(optimizer, part, self._of(part.piece))
-            self._write(stretch)
+            self._write(stretch, masters=masters, states=states)
+            stretch.buffers, stretch.reads = {}, []  # another pass begins anew
+        optimizer.param_groups = groups
 
     def _ahead(self, todo: list[Stretch]) -> int:
         """Stretches whose buffers may be out at once, with the one that is computed."""
@@ -226,16 +251,20 @@ class Stepper:
             else:
                 buffer.zero_()
 
-    def _write(self, stretch: Stretch) -> None:
-        shard, masters = stretch.shard, stretch.row(MASTER, stretch.shard.dtype)
-        if shard.copy is not None:
-            shard.copy[stretch.start : stretch.stop].copy_(masters)
+    def _write(self, stretch: Stretch, *, masters: bool = True, states: bool = True) -> None:
+        """Write masters (and what is made of them) or states or both; buffers go back to the arena."""
+        shard, weights = stretch.shard, stretch.row(MASTER, stretch.shard.dtype)
+        if masters and shard.copy is not None:
+            shard.copy[stretch.start : stretch.stop].copy_(weights)
             shard.copied = stretch.stop == shard.numel
-        if file_of(shard, COMPUTE) in self._store:
+        if masters and file_of(shard, COMPUTE) in self._store:
             stretch.buffers[COMPUTE] = self._arena.take()
-            stretch.row(COMPUTE, shard.compute_dtype).copy_(masters)
+            stretch.row(COMPUTE, shard.compute_dtype).copy_(weights)
         kinds = {MASTER: shard.dtype, COMPUTE: shard.compute_dtype, **self._rows.get(shard.name, {})}
         for kind, buffer in stretch.buffers.items():
+            if not (masters if kind in (MASTER, COMPUTE) else states):
+                self._arena.give(buffer)
+                continue
             file = file_of(shard, kind)
             self._written.add((file, stretch.start))
             pages = stretch.pages(kind, kinds[kind])

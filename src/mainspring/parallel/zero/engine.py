@@ -31,6 +31,7 @@ from mainspring.parallel.plan import Plan
 from mainspring.parallel.precision import COMPUTE, Autocast, Precision
 from mainspring.parallel.strategy import Strategy, on_meta
 from mainspring.parallel.zero.gather import Gatherer, free_rows
+from mainspring.parallel.zero.gradients import plain
 from mainspring.parallel.zero.nested import map_tensors, tensors_of
 from mainspring.parallel.zero.optimizers import cast_gradients, watch_steps
 from mainspring.parallel.zero.placement import Placement, Resident, Shard
@@ -98,7 +99,9 @@ class Flat(Strategy):
         self._gatherer = Gatherer(self.units, self.placement, counter, again=self._stage == 3)
         rows = trainable_rows(self.units)
         self.scaler = LossScaler() if precision == "fp16" else None
-        self._reducer = Reducer(rows, group, reduce, self.placement, counter, self.scaler, tensor_group)
+        self._reducer = Reducer(
+            rows, group, reduce, self.placement, counter, self.scaler, tensor_group, strategy=self
+        )
         self.handles: list[Any] = []
         if on_meta(model.parameters()):
             for row in self.rows:
@@ -164,6 +167,8 @@ class Flat(Strategy):
         self._gatherer.settle()
         for shard in shards:
             shard.copied = False
+            for piece in shard.pieces:
+                piece.grad = None if piece.grad is None else plain(piece.grad)
         if self.scaler is not None and not self.scaler.stepping():
             for shard in shards:
                 for piece in shard.pieces:

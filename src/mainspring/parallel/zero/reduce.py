@@ -8,6 +8,7 @@ different paths do not hang; which parameters some rank used is then agreed in o
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from typing import Literal
 
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from mainspring import comm
 from mainspring.comm import Counter, Pending
+from mainspring.parallel.strategy import Strategy
+from mainspring.parallel.zero.gradients import PieceGradient
 from mainspring.parallel.zero.placement import Placement
 from mainspring.parallel.zero.scale import LossScaler
 from mainspring.parallel.zero.unit import Row, Slot, Unit
@@ -33,6 +36,7 @@ class Reducer:
         counter: told the traffic, under "gradients" and "flags".
         scaler: what gradients have been multiplied by, in fp16.
         tensor_group: the ranks that hold other parts of the same parameters, and skip a step with this one.
+        strategy: whose rows they are.
     """
 
     def __init__(
@@ -44,8 +48,11 @@ class Reducer:
         counter: Counter,
         scaler: LossScaler | None = None,
         tensor_group: dist.ProcessGroup | None = None,
+        *,
+        strategy: Strategy,
     ) -> None:
         self.rows = rows
+        self._strategy = weakref.ref(strategy)
         self._deciding = [one for one in (group, tensor_group) if one is not None]
         self.scaler = scaler
         self._group, self._op = group, reduce
@@ -109,12 +116,20 @@ class Reducer:
         if self.scaler is not None:
             self._find_overflow(self.scaler)
         for row, total in self._sums.items():
-            for slot, place in zip(row.slots, row.shard.places, strict=True):
+            for number, (slot, place) in enumerate(zip(row.slots, row.shard.places, strict=True)):
                 if slot.used or slot.piece.grad is not None:
-                    slot.piece.grad = total[place]
+                    slot.piece.grad = self._shown(row, number, total[place])
                 slot.arrived = slot.summed = False
         self._sums.clear()
         self._spare.clear()
+
+    def _shown(self, row: Row, number: int, gradient: Tensor) -> Tensor:
+        """What a piece has for a gradient; one of which other ranks have the rest knows them."""
+        slot, strategy = row.slots[number], self._strategy()
+        if strategy is None or (row.sharers.world == 1 and slot.cut is None):
+            return gradient
+        span = row.layout.span(number, row.sharers.rank)
+        return PieceGradient.of(gradient, span, slot.cut, strategy)
 
     def own_sum(self, row: Row) -> Tensor | None:
         """This rank's gradients of a row [padded] since they were last sent or used; None without any."""
