@@ -17,7 +17,7 @@ from mainspring.recipes.quickstart import news
 
 QUERIES = ("how do I parse command line arguments?", "count how often each element occurs", "compress data")
 """What is asked of the documentation."""
-LIMIT_BYTES = 1_000_000
+LIMIT_BYTES = 400_000
 """Documentation that is indexed, about: as much as gets vectors in seconds."""
 _SHOWN = 3
 _JUDGED = 100

@@ -41,7 +41,7 @@ class Pairs:
 
     limit_bytes: int = 2_500_000
     """Documentation that is looked through, at most."""
-    learnt: int = 1024
+    learnt: int = 512
     """Pairs to learn from, at most."""
     held_out: int = 256
     """Pairs that are measured on, at most."""
