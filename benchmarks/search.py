@@ -1,16 +1,13 @@
 """Search beside its peers: quality on Cranfield and CISI, answers, speed on 150,000 passages of documents.
 
 Half of the queries served to choose boosts and weights; the other half is reported. `--parts` goes on from
-what was measured before; indexes are kept under `--work`.
+what was measured before; indexes are kept in /tmp/mainspring-search.
 """
 
 from __future__ import annotations
 
-import random
-import re
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +18,10 @@ from benchmarks.searching.answers import answers, yes_or_no
 from benchmarks.searching.collections import DATA, Collection, cisi, cranfield
 from benchmarks.searching.peers import Fts5, Tantivy, bm25s
 from benchmarks.searching.scores import Runs, interval, row
+from benchmarks.searching.speed import WORK, speed
 from mainspring.products.search import Document, Index, ModelEncoder, heads
-from mainspring.products.search.documents import Span
-from mainspring.products.search.encoder import Encoder, Parts
-from mainspring.products.search.ingest import ingest
-from mainspring.products.search.recall import Recall
-from mainspring.products.suggest import Prefixes
+from mainspring.products.search.encoder import Encoder
 
-WORK = Path("/tmp/mainspring-search")
-"""Where indexes are kept between calls."""
-DOCUMENTATION = Path("/work/peers/docs/tree")
-"""Unpacked Debian packages of documentation: python3-doc, linux-doc, postgresql-doc, sqlite3-doc,
-debian-reference-en. Without them the documentation of the installed Python packages is taken."""
 DEEP = 1000
 
 
@@ -66,7 +55,7 @@ def ours(index: Index, collection: Collection) -> dict[str, Runs]:
     runs: dict[str, dict[str, list[str]]] = {name: {} for name in ("words", "vectors", "fused", "ranked")}
     snapshot, encoder = index.snapshot(), index.encoder
     assert encoder is not None
-    recall = Recall(index.store, snapshot.lexical, snapshot.dense, snapshot.generation)
+    recall = index.recall(snapshot)
     for name, text in collection.queries.items():
         vector = encoder.encode([text])[0]
 
@@ -76,10 +65,9 @@ def ours(index: Index, collection: Collection) -> dict[str, Runs]:
         words = recall.find(text, None, languages=["en"], within=None, depth=DEEP)
         fused = recall.find(text, vector, languages=["en"], within=None, depth=DEEP)
         nearest = [hit.passage for hit in snapshot.dense.search(vector, DEEP)]
-        documents = index.store.documents_of(nearest, snapshot.generation)
-        named = index.store.documents(sorted(set(documents.values())))
+        owners = index.store.owners(nearest, snapshot.generation)
         runs["words"][name], runs["fused"][name] = keys(words), keys(fused)
-        order = dict.fromkeys(named[documents[p]].key for p in nearest if p in documents)
+        order = dict.fromkeys(owners[p][1] for p in nearest if p in owners)
         runs["vectors"][name] = list(order)
         found = index.search(text, top=DEEP, captions=False)
         runs["ranked"][name] = [hit.key for hit in found.hits]
@@ -162,179 +150,6 @@ def quality(collection: Collection, encoder: Encoder) -> list[dict[str, Any]]:
     return rows
 
 
-class DrawnVectors:
-    """For speed: passages get vectors at random, queries and captions those of a model."""
-
-    def __init__(self, model: ModelEncoder) -> None:
-        self._model, self.name, self.dim = model, model.name, model.dim
-        self._rng = np.random.default_rng(0)
-        self.drawing = False
-
-    def encode(self, texts: Sequence[str]) -> np.ndarray:
-        return self._model.encode(texts)
-
-    def encode_parts(self, texts: Sequence[str], parts: Sequence[Sequence[Span]]) -> list[Parts]:
-        if not self.drawing:
-            return self._model.encode_parts(texts, parts)
-
-        def unit(count: int) -> np.ndarray:
-            drawn = self._rng.standard_normal((count, self.dim), dtype=np.float32)
-            return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
-
-        return [Parts(unit(1)[0], unit(len(spans))) for spans in parts]
-
-
-def passages(count: int) -> list[tuple[str, str]]:
-    """Passages of real documentation, each with the title of its page."""
-    few = count <= 10_000
-    debian = DOCUMENTATION.exists() and not few
-    folder = WORK / f"pages-{'few' if few else 'debian' if debian else 'python'}"
-    if not (folder / "store.sqlite").exists():
-        with Index.create(folder, encoder=None) as index:
-            paths = [str(DOCUMENTATION)] if debian else []
-            ingest(index, paths, encode=False, limit_bytes=5_000_000 if few else None)
-    with Index.open(folder, verify=False) as index:
-        query = (
-            "SELECT d.title, p.text FROM passages p JOIN documents d ON d.id = p.document "
-            "ORDER BY p.id LIMIT ?"
-        )
-        return [(row[0], row[1].strip()) for row in index.store.connection.execute(query, (count,))]
-
-
-def questions(rows: Sequence[tuple[str, str]], count: int) -> list[str]:
-    """Two to five neighbouring words of passages drawn at random."""
-    rng = random.Random(1)
-    found = []
-    while len(found) < count:
-        words = re.findall(r"[A-Za-z]{3,}", rng.choice(rows)[1])
-        length = rng.randint(2, 5)
-        if len(words) > length:
-            at = rng.randrange(len(words) - length)
-            found.append(" ".join(words[at : at + length]))
-    return found
-
-
-def timed(work: Callable[[str], object], queries: Sequence[str]) -> dict[str, float]:
-    """Median and 99th percentile of a call, in milliseconds, after some calls that do not count."""
-    for query in queries[:20]:
-        work(query)
-    times = []
-    for query in queries:
-        started = time.perf_counter()
-        work(query)
-        times.append((time.perf_counter() - started) * 1e3)
-    return {"p50 ms": float(np.quantile(times, 0.5)), "p99 ms": float(np.quantile(times, 0.99))}
-
-
-def big_index(rows: Sequence[tuple[str, str]], encoder: DrawnVectors) -> tuple[Index, float | None]:
-    """The index of all passages, and documents a second where it was made now."""
-    folder = WORK / f"passages-{len(rows)}"
-    if (folder / "store.sqlite").exists():
-        return Index.open(folder, encoder=encoder, verify=False), None
-    index = Index.create(folder, encoder=encoder)
-    started = time.perf_counter()
-    for at in range(0, len(rows), 20_000):
-        part = rows[at : at + 20_000]
-        index.add(
-            (Document(str(at + i), text, title, language="en") for i, (title, text) in enumerate(part)),
-            encode=False,
-        )
-    rate = len(rows) / (time.perf_counter() - started)
-    encoder.drawing = True
-    index.encode()
-    encoder.drawing = False
-    return index, rate
-
-
-def speed(count: int, model: ModelEncoder, parts: Path | None) -> list[dict[str, Any]]:
-    """Rows of all systems: documents a second, and milliseconds of a query."""
-    rows = passages(count)
-    queries = questions(rows, 400 if count > 10_000 else 100)
-    size = len(rows)
-    encoder = DrawnVectors(model)
-
-    def build() -> list[dict[str, Any]]:
-        index, rate = big_index(rows, encoder)
-        index.close()
-        return [{"rate": rate}]
-
-    built = resume(parts, f"build {size}", build)[0]["rate"]
-    found: list[dict[str, Any]] = []
-
-    def measure_ours() -> list[dict[str, Any]]:
-        index, _ = big_index(rows, encoder)
-        _ = index.search(queries[0])
-        kinds: dict[str, Callable[[str], object]] = {
-            "words, 10 with titles": lambda q: index.search(q, captions=False, semantic=False),
-            "words, 10 with captions": lambda q: index.search(q, semantic=False),
-            "semantic, 10 without captions": lambda q: index.search(q, captions=False),
-            "semantic, 10 with captions": lambda q: index.search(q),
-        }
-        return [
-            {"system": "Mainspring", "passages": size, "docs/s": built, "query": name, **timed(work, queries)}
-            for name, work in kinds.items()
-        ]
-
-    def measure_tantivy() -> list[dict[str, Any]]:
-        engine = Tantivy(rows)
-        rate = size / engine.seconds
-        again = timed(lambda q: engine.search(q, 10, stored=True), queries)
-        return [
-            {"system": "tantivy", "passages": size, "docs/s": rate, "query": "words, 10 with titles", **again}
-        ]
-
-    def measure_fts5() -> list[dict[str, Any]]:
-        engine = Fts5(rows)
-        again = timed(lambda q: engine.search(q, 10), queries[:100])
-        return [
-            {
-                "system": "SQLite FTS5",
-                "passages": size,
-                "docs/s": size / engine.seconds,
-                "query": "any word, 10",
-                **again,
-            }
-        ]
-
-    def measure_bm25s() -> list[dict[str, Any]]:
-        peer = bm25s([f"{t} {x}" for t, x in rows], queries[:100], 10)
-        if peer is None:
-            return []
-        times = np.asarray(peer["query_seconds"]) * 1e3
-        quantiles = {"p50 ms": float(np.quantile(times, 0.5)), "p99 ms": float(np.quantile(times, 0.99))}
-        return [
-            {
-                "system": "bm25s",
-                "passages": size,
-                "docs/s": size / peer["index_seconds"],
-                "query": "words, 10",
-                **quantiles,
-            }
-        ]
-
-    def measure_suggestions() -> list[dict[str, Any]]:
-        titles = Prefixes({f"{text[:60]}": float(i % 97) for i, (_, text) in enumerate(rows)}, "title")
-        typed = [q[: 1 + i % 8] for i, q in enumerate(queries)]
-        return [
-            {
-                "system": "Mainspring",
-                "passages": size,
-                "query": "suggest, 8 of a prefix",
-                **timed(lambda q: titles.complete(q, 8), typed),
-            }
-        ]
-
-    for name, work in {
-        "ours": measure_ours,
-        "tantivy": measure_tantivy,
-        "fts5": measure_fts5,
-        "bm25s": measure_bm25s,
-        "suggest": measure_suggestions,
-    }.items():
-        found += resume(parts, f"speed {name} {size}", work)
-    return found
-
-
 def main() -> int:
     arguments = options(str(__doc__), parts=True, only=("quality", "answers", "speed"))
     WORK.mkdir(parents=True, exist_ok=True)
@@ -378,11 +193,17 @@ def main() -> int:
         of = {(r["system"], r["query"]): r for r in measured}
         mine, bare = of["Mainspring", "words, 10 with titles"], of["tantivy", "words, 10 with titles"]
         bars.append(Bar("words, p99 beside bare tantivy", mine["p99 ms"] / bare["p99 ms"], 1.5, at_most=True))
-        whole = of["Mainspring", "semantic, 10 with captions"]
-        bars.append(Bar("semantic with captions, p99 ms (fp32)", whole["p99 ms"], 300.0, at_most=True))
-        bars.append(
-            Bar("suggest, p99 ms", of["Mainspring", "suggest, 8 of a prefix"]["p99 ms"], 20.0, at_most=True)
-        )
+        for kind, query in (
+            ("fp32", "semantic, 10 with captions"),
+            ("int8", "semantic, 10 with captions, int8"),
+        ):
+            value = of["Mainspring", query]["p99 ms"]
+            bars.append(Bar(f"semantic with captions, p99 ms ({kind})", value, 300.0, at_most=True))
+        for name, query in (
+            ("suggest, p99 ms", "suggest, 8 of a prefix"),
+            ("suggest over HTTP, p99 ms", "suggest over HTTP, titles and a model"),
+        ):
+            bars.append(Bar(name, of["Mainspring", query]["p99 ms"], 20.0, at_most=True))
     notes = [
         "Quality: every other query; boosts and weights were chosen on the others. `gap` is the mean "
         "difference in nDCG@10 to the best system by words (`gap to`), with its 95 % interval by the paired "
@@ -392,7 +213,8 @@ def main() -> int:
         "`conclusive` is the share on which a verdict would be shown.",
         "Speed: real passages, queries of two to five neighbouring words. Vectors of passages are drawn at "
         "random (encoding so many takes hours on two cores), those of queries and captions are the model's, "
-        "in fp32.",
+        "in fp32 or int8. Suggestions over HTTP: the application, asked in this process; its model is drawn "
+        "at random, which takes as long as one that has learnt.",
     ]
     return finish("search", title="Search", rows=rows, bars=bars, notes=notes, arguments=arguments)
 

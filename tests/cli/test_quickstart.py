@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mainspring.errors import RunFault
+from mainspring.products.search.documentation import search_documentation
 from mainspring.recipes import quickstart
 from mainspring.recipes.quickstart import Corpus, Summary
 from mainspring.train.run import Run
@@ -26,6 +27,8 @@ def test_it_ends_with_how_to_serve(command: Command, tmp_path: Path, monkeypatch
     assert outcome.code == 0
     assert f"mainspring serve {tmp_path}" in outcome.out
     assert "report.html" in outcome.out
+    assert f"mainspring search serve {tmp_path / 'search'}" in outcome.out
+    assert asked["search"] is search_documentation
     assert asked["steps"] == 5
     assert asked["corpus"] == Corpus(limit_bytes=2_000_000)
     assert asked["overrides"] == ["train.precision=fp32"]
@@ -55,7 +58,8 @@ def test_fresh_keeps_the_corpus(command: Command, tmp_path: Path, monkeypatch: p
     (tmp_path / "data" / "manifest.json").write_text("{}")
     for name in ("recipe.toml", "metrics.jsonl", "summary.json", "report.html"):
         (tmp_path / name).write_text("old")
-    (tmp_path / "checkpoints" / "step-00000001").mkdir(parents=True)
+    for folder in ("checkpoints/step-00000001", "encoder", "encoder-int8", "search"):
+        (tmp_path / folder).mkdir(parents=True)
     monkeypatch.setattr(quickstart, "run", lambda out_dir, **_: Summary(Run(out_dir)))
     assert command("quickstart", "--out", tmp_path, "--fresh").code == 0
     assert [p.name for p in tmp_path.iterdir()] == ["data"]

@@ -42,6 +42,22 @@ def test_index_query_and_check(command: Command, built: Path) -> None:
     assert (again["added"], again["unchanged"], again["holds"]["documents"]) == (0, 2, 2)
 
 
+def test_shards_are_searched_as_one(command: Command, built: Path, tmp_path: Path) -> None:
+    made = command("search", "split", built, "--to", tmp_path / "shards", "--shards", 2)
+    assert made.code == 0
+    assert made.out.count("documents") == 2
+    one, two = (
+        json.loads(command("search", "query", "energy watch sea", "--index", index, "--json").out)
+        for index in (built, tmp_path / "shards")
+    )
+    assert [hit["key"] for hit in one["hits"]] == [hit["key"] for hit in two["hits"]]
+    assert (len(two["hits"]), two["lost"]) == (2, [])
+    again = command("search", "split", built, "--to", tmp_path / "shards")
+    assert again.code == 2
+    assert "an index is here already" in again.err
+    assert command("search", "split", built, "--to", tmp_path / "none", "--shards", 0).code == 2
+
+
 def test_damage_is_told_and_repaired(command: Command, built: Path) -> None:
     term = next((built / "lexical").glob("*.term"))
     term.write_bytes(term.read_bytes()[:-1])

@@ -38,7 +38,7 @@ def quickstart(
         typer.Option(
             help="Take fewer steps where at the pace of a pilot run they would take longer than this."
         ),
-    ] = 3.5,
+    ] = 2.7,
     corpus_mb: Annotated[
         float, typer.Option("--corpus-mb", help="Megabytes of documentation to learn from.")
     ] = 16.0,
@@ -49,21 +49,27 @@ def quickstart(
         ),
     ] = False,
 ) -> None:
-    """Build a corpus, plan, train on two processes, evaluate, save, reload, complete prompts, report.
+    """Build a corpus, plan, train on two processes, evaluate, save, reload, complete prompts, make an encoder
+    of the model and quantise it, search the installed documentation with it, report.
 
     The corpus is the documentation of the installed Python modules and the Universal Declaration of Human
     Rights in 388 languages. Training is in bf16 where the processor multiplies that, else in fp32. The same
     command again goes on where it stopped.
     """
-    from mainspring.recipes.quickstart import Corpus, run
+    from mainspring.errors import require
+    from mainspring.products.search.documentation import search_documentation
+    from mainspring.recipes.quickstart import Corpus, forget, run
     from mainspring.train.run import Run
 
+    for engine in ("tantivy", "usearch"):  # now, not after minutes of training
+        require(engine, "search")
     if corpus_mb <= 0 or minutes <= 0:
         raise ConfigError(f"--corpus-mb {corpus_mb:g} --minutes {minutes:g}: both should be above 0")
     if fresh:
         from mainspring.cli.carrying import clear
 
         clear(Run(run_dir))
+        forget(run_dir)
     began = time.monotonic()
     with Narrator() as narrator:
         summary = run(
@@ -72,6 +78,7 @@ def quickstart(
             steps=steps,
             minutes=minutes,
             corpus=Corpus(limit_bytes=round(corpus_mb * 1e6)),
+            search=search_documentation,
             tell=narrator,
         )
     if summary.status == "interrupted":
@@ -82,6 +89,7 @@ def quickstart(
     console.print(f"\ndone in {int(seconds) // 60} min {int(seconds) % 60:02d} s", style="bold green")
     console.print(f"  open   {summary.report}", markup=False)
     console.print(f"  serve  mainspring serve {run_dir}", markup=False)
+    console.print(f"  search mainspring search serve {run_dir / 'search'}", markup=False)
 
 
 class Narrator:
@@ -119,9 +127,12 @@ class Narrator:
                 "train": "Training",
                 "evaluate": "Held-out text, beside n-gram models",
                 "reload": "Reloading the checkpoint, and three prompts",
+                "specialise": "Specialising: an encoder for search, over the model",
+                "quantise": "Quantising the encoder",
+                "search": "Searching the installed documentation with it",
                 "report": "The report",
             }
-            console.print(f"\n{item.number}/{len(news.STAGES)}  {titles[item.stage]}", style="bold cyan")
+            console.print(f"\n{item.number}/{item.total}  {titles[item.stage]}", style="bold cyan")
         else:
             self._tell(item)
 
@@ -168,6 +179,33 @@ class Narrator:
             )
         elif isinstance(item, news.Sampled):
             console.print(f"\n[bold]{_plain(item.prompt)}[/]{_plain(item.completion.text)}")
+        elif isinstance(item, news.EncoderTrained):
+            done = item.specialised
+            console.print(
+                f"{item.folder}: a layer over the model, learnt from {done.learnt:,} docstrings. Among "
+                f"{done.held_out:,} held-out texts a first sentence finds its own first in "
+                f"{done.after.first:.0%} ({done.before.first:.0%} before), among the first ten in "
+                f"{done.after.ten:.0%} ({done.before.ten:.0%})",
+                markup=False,
+            )
+        elif isinstance(item, news.EncoderNarrowed):
+            narrow = item.quantised
+            console.print(
+                f"{item.folder}: {narrow.format}, {narrow.bytes_after:,} bytes instead of "
+                f"{narrow.bytes_before:,}; its own text first in {narrow.after.first:.0%}, among the first "
+                f"ten in {narrow.after.ten:.0%}",
+                markup=False,
+            )
+        elif isinstance(item, news.Indexed):
+            console.print(
+                f"{item.folder}: {item.documents:,} modules, {item.passages:,} passages in "
+                f"{duration(item.seconds)}; ranked by {item.ranker}",
+                markup=False,
+            )
+        elif isinstance(item, news.Answered):
+            console.print(f"\n[bold]{_plain(item.query)}[/]  [dim]{item.milliseconds:.0f} ms[/]")
+            for found in item.found:
+                console.print(f"  {found.relevance:.1f}  {found.title}: {found.caption}"[:160], markup=False)
         elif isinstance(item, news.ReportWritten):
             console.print(item.path, markup=False)
 

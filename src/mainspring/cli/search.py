@@ -10,7 +10,7 @@ import typer
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
-from mainspring.cli import search_heads
+from mainspring.cli import search_heads, search_shards
 from mainspring.cli.console import err, out, table, write_json
 from mainspring.cli.options import AsJson
 from mainspring.errors import UsageError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Find documents by words and by meaning.", no_args_is_help=True)
 
 Where = Annotated[Path, typer.Option("--index", help="The index.")]
+Precision = Annotated[str, typer.Option(help="What the encoder reads in: fp32, int8 (sooner), ...")]
 DEFAULT_INDEX = Path("search-index")
 _SHOWN_FAULTS = 10
 
@@ -97,12 +98,13 @@ def query(
     ] = None,
     words: Annotated[bool, typer.Option("--words", help="Compare words alone.")] = False,
     heads: search_heads.Heads_ = None,
+    precision: Precision = "fp32",
     as_json: AsJson = False,
 ) -> None:
-    """Find documents in an index."""
+    """Find documents in an index, or in all shards of one."""
     from dataclasses import asdict
 
-    from mainspring.products.search import Index
+    from mainspring.products.search.shards import searched
 
     conditions = {}
     for given in filters or ():
@@ -110,7 +112,7 @@ def query(
         if not sign or not name:
             raise UsageError(f"--filter {given}: should be FIELD=VALUE, as in language=en")
         conditions[name] = int(value) if value.lstrip("-").isdigit() else value
-    with Index.open(index, heads=heads) as opened:
+    with searched(index, heads=heads, precision=precision) as opened:
         found = opened.search(text, top=top, answers=answers, filters=conditions, semantic=not words)
     if as_json:
         write_json(asdict(found))
@@ -172,6 +174,7 @@ def serve_(
         ),
     ] = None,
     heads: search_heads.Heads_ = None,
+    precision: Precision = "fp32",
 ) -> None:
     """Serve an index: an API in the shape of Azure AI Search, and a page to search with."""
     from mainspring.serve.search import run_search
@@ -215,12 +218,14 @@ def serve_(
         remember=remember,
         model=model,
         heads=heads,
+        precision=precision,
         speller=speller,
         on_ready=ready,
     )
     console.print("stopped", markup=False)
 
 
+app.command("split")(search_shards.split)
 app.command("train")(search_heads.train)
 app.command("tune")(search_heads.tune)
 app.command("questions")(search_heads.questions)
@@ -315,6 +320,9 @@ def _show_results(found: Results) -> None:
         markup=False,
         style="dim",
     )
+    if found.lost:
+        lost = ", ".join(found.lost)
+        err().print(f"note: these results are partial; no answer from {lost}", markup=False, style="yellow")
     if found.missing:
         err().print(f"note: {found.missing}", markup=False, style="yellow")
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from pydantic import Field
 from torch import Tensor
 
 from mainspring.config import Section, parse
@@ -15,7 +17,9 @@ from mainspring.errors import WeightsError, few
 from mainspring.finetune.heads import HeadConfig, TaskModel
 from mainspring.finetune.pooling import EmbedConfig, Embedder
 from mainspring.models.files import read_json, read_weights, write_json, write_weights
+from mainspring.models.narrow import described, stored, taken_out
 from mainspring.nn.config import TransformerConfig
+from mainspring.numerics import Encoded
 from mainspring.text.tokenizer import Tokenizer
 
 SETTINGS = "mainspring_task.json"
@@ -32,6 +36,8 @@ class TaskSettings(Section):
     """Its head, of a task model."""
     embed: EmbedConfig | None = None
     """How rows become vectors, of an embedder."""
+    encoded: dict[str, Any] = Field(default_factory=dict)
+    """Parameters that are stored in narrow formats (`models.narrow`)."""
 
 
 def export_native_task(
@@ -42,6 +48,8 @@ def export_native_task(
     family: str = "",
     state: Mapping[str, Tensor] | None = None,
     shard_bytes: int = 5 * 10**9,
+    encoded: Mapping[str, Encoded] | None = None,
+    formats: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a task model or embedder; `mainspring_task.json` is written last.
 
@@ -52,18 +60,22 @@ def export_native_task(
         family: name of the encoder's family, if it has one.
         state: tensors by the model's names (None: its own).
         shard_bytes: size beyond which weights are spread over several files.
+        encoded: parameters whose bytes in a narrow format are stored in place of their values.
+        formats: names of their formats.
     """
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     if tokenizer is not None:
         tokenizer.save(out)
-    given = model.state_dict() if state is None else state
+    narrow = encoded or {}
+    given = stored(model.state_dict() if state is None else state, narrow)
     write_weights({n: t.detach().cpu().contiguous() for n, t in given.items()}, out, shard_bytes)
     settings = TaskSettings(
         family=family,
         config=model.encoder.config,
         head=model.head_config if isinstance(model, TaskModel) else None,
         embed=model.embed_config if isinstance(model, Embedder) else None,
+        encoded=described(narrow, formats or {}),
     )
     write_json(out / SETTINGS, settings.model_dump(mode="json", exclude_none=True))
     return out
@@ -83,4 +95,7 @@ def import_native_task(path: str | Path) -> tuple[TaskSettings, dict[str, Tensor
         raise WeightsError(
             f"{folder / SETTINGS}: give head or embed, one of them; found {few(given) or 'none'}"
         )
-    return settings, read_weights(folder)
+    state = read_weights(folder)
+    for name, (one, form) in taken_out(state, settings.encoded, str(folder)).items():
+        state[name] = form.decode(one)
+    return settings, state

@@ -184,6 +184,8 @@ def equip(place: Place, shape: Shape, direction: str | None = None) -> Equipment
     tokenizer = Tokenizer.load(directory)
     written = _written(place, shape)
     causal = written is not None and isinstance(written.objective, CausalConfig)
+    if shape.embed is not None and shape.family in FAMILIES:  # it reads as it was trained to
+        causal = FAMILIES[shape.family].causal
     refusal = _refusal(place, shape, written)
     layout = None
     if refusal is None and written is not None:

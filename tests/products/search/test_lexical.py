@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mainspring.products.search.analysis import terms
-from mainspring.products.search.lexical import TITLE_BOOST, TantivyIndex, TantivyView, plain
+from mainspring.products.search.lexical import plain
 from mainspring.products.search.store import ToIndex
+from mainspring.products.search.tantivy_index import TantivyIndex
+from mainspring.products.search.tantivy_view import TITLE_BOOST, TantivyView
 
 TEXTS = [
     "springs store energy and springs give it back",

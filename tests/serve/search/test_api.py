@@ -222,7 +222,7 @@ def test_documents_are_uploaded_merged_and_deleted(client: TestClient) -> None:
 
 def test_a_second_writer_is_told(client: TestClient, service: Service, tmp_path: Path) -> None:
     service.index.close()
-    other = Index.open(tmp_path / "docs", encoder=service.index._given)
+    other = Index.open(tmp_path / "docs", encoder=service.index.encoder)
     other.delete(["none"])
     response = client.post("/indexes/docs/docs/index", json={"value": [{"id": "1", "content": "x"}]})
     assert response.status_code == 503

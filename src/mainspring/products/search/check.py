@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mainspring.errors import SearchIndexError, few
-from mainspring.products.search.lexical import TantivyIndex, segment_files
 from mainspring.products.search.store import Store
+from mainspring.products.search.tantivy_index import TantivyIndex, segment_files
 from mainspring.products.search.writer import DENSE, LEXICAL, STORE, Lock, Writer, measured
 
 _TRIES, _PAUSE = 3, 0.3

@@ -1,4 +1,4 @@
-"""What turns text into vectors: a protocol, and the default encoder, a bidirectional model with mean pooling.
+"""What turns text into vectors: a protocol, and a model with mean pooling, as the default encoder is.
 
 A sentence's vector is the mean over its own tokens after the encoder has read the whole passage ("late
 chunking", Günther et al. 2024): one pass gives the passage and all its sentences, each in its context.
@@ -6,6 +6,7 @@ chunking", Günther et al. 2024): one pass gives the passage and all its sentenc
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +15,14 @@ from typing import NamedTuple, Protocol, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from mainspring.data.batch import bidirectional_batch, pad_rows
+from mainspring.data.batch import bidirectional_batch, causal_batch, pad_rows
 from mainspring.errors import MissingExtraError, UsageError
+from mainspring.finetune import native
+from mainspring.finetune.pooling import Embedder
+from mainspring.infer.precision import convert
+from mainspring.models import FAMILIES
 from mainspring.models.exchange import import_model
 from mainspring.nn import Transformer
 from mainspring.products.search.documents import Span
@@ -62,31 +67,74 @@ class Encoder(Protocol):
 
 
 class ModelEncoder:
-    """An encoder of this stack: any bidirectional model with a tokenizer, mean pooling."""
+    """An encoder of this stack: any single-stack model, the mean of its tokens, and a layer after that."""
 
     def __init__(
-        self, model: Transformer, tokenizer: Tokenizer, name: str, max_tokens: int = MAX_TOKENS
+        self,
+        model: Transformer,
+        tokenizer: Tokenizer,
+        name: str,
+        max_tokens: int = MAX_TOKENS,
+        *,
+        causal: bool = False,
+        projection: nn.Module | None = None,
+        precision: str = "fp32",
     ) -> None:
-        if tokenizer.cls is None or tokenizer.sep is None:
-            raise UsageError(f"{name}: its tokenizer has no [CLS] and [SEP], so it is not an encoder's")
+        """Put a model to use.
+
+        Args:
+            model: is frozen.
+            tokenizer: its tokenizer.
+            name: tells its vectors from others'.
+            max_tokens: of a text, with [CLS] and [SEP].
+            causal: each token sees those before it alone, and texts have no [CLS] and [SEP].
+            projection: what a mean of tokens goes through.
+            precision: what texts are read in (`infer.precision`); heads go on reading the model as it is.
+
+        Raises:
+            UsageError: the tokenizer has no [CLS] and [SEP], and needs them; or there is no such precision.
+        """
+        self._before: list[int] = []
+        self._after: list[int] = []
+        if not causal:
+            if tokenizer.cls is None or tokenizer.sep is None:
+                raise UsageError(f"{name}: its tokenizer has no [CLS] and [SEP], so it is not an encoder's")
+            self._before, self._after = [tokenizer.cls], [tokenizer.sep]
         self._model, self._tokenizer = model.eval().requires_grad_(False), tokenizer
-        self._cls, self._sep, self._pad = tokenizer.cls, tokenizer.sep, tokenizer.pad or 0
-        self._name, self._most = name, max_tokens - 2
+        self._reads = self._model if precision == "fp32" else convert(copy.deepcopy(self._model), precision)
+        self._batch = causal_batch if causal else bidirectional_batch
+        self._project = projection or nn.Identity()
+        self._pad = tokenizer.pad or 0
+        self._name, self._most = name, max_tokens - len(self._before) - len(self._after)
 
     @classmethod
-    def load(cls, path: str | Path | None = None) -> Self:
-        """Load an encoder in any layout that `models.exchange` reads; None: the default one.
+    def load(cls, path: str | Path | None = None, *, precision: str = "fp32") -> Self:
+        """Load an encoder.
+
+        Args:
+            path: in any layout that `models.exchange` reads, or an embedder of this stack; None: the default
+                one.
+            precision: what texts are read in (`infer.precision`).
 
         Raises:
             MissingExtraError: the default encoder is not installed.
-            UsageError: there is no encoder at the path.
+            UsageError: there is no encoder at the path, or none that ends in a mean of tokens, or no
+                such precision.
         """
         folder = _default() if path is None else Path(path)
-        imported = import_model(folder)
-        model = Transformer(imported.config)
-        model.load_state_dict(imported.state)
-        most = min(MAX_TOKENS, imported.config.max_positions)
-        return cls(model, Tokenizer.load(folder), DEFAULT if path is None else folder.resolve().name, most)
+        name = DEFAULT if path is None else folder.resolve().name
+        layer: nn.Module | None = None
+        if (folder / native.SETTINGS).is_file():
+            embedder, causal = _embedder(folder)
+            model, layer = embedder.encoder, next(iter(embedder.dense), None)
+            most = embedder.embed_config.max_tokens or MAX_TOKENS
+        else:
+            imported = import_model(folder)
+            model, causal, most = Transformer(imported.config), FAMILIES[imported.family].causal, MAX_TOKENS
+            model.load_state_dict(imported.state)
+        most = min(most, model.config.max_positions)
+        tokenizer = Tokenizer.load(folder)
+        return cls(model, tokenizer, name, most, causal=causal, projection=layer, precision=precision)
 
     @property
     def name(self) -> str:
@@ -96,7 +144,7 @@ class ModelEncoder:
     @property
     def dim(self) -> int:
         """Length of a vector."""
-        return self._model.config.d_model
+        return int(self._project(torch.zeros(1, self._model.config.d_model)).shape[1])
 
     @property
     def model(self) -> Transformer:
@@ -117,15 +165,36 @@ class ModelEncoder:
     def encode_parts(self, texts: Sequence[str], parts: Sequence[Sequence[Span]]) -> list[Parts]:
         """Vectors of each text and of stretches of it."""
         encoded = [self._tokenizer.encode_offsets(text) for text in texts]
-        rows = [[self._cls, *ids[: self._most], self._sep] for ids, _ in encoded]
+        pad = [] if self._before else [self._pad]  # an empty text is a token too
+        rows = [[*self._before, *ids[: self._most], *self._after] or pad for ids, _ in encoded]
         found: dict[int, Parts] = {}
         for batch in _batches([len(row) for row in rows]):
             ids, valid = pad_rows([rows[i] for i in batch], self._pad)
-            hidden = self._model(bidirectional_batch(ids, valid=None if bool(valid.all()) else valid)).hidden
+            hidden = self._reads(self._batch(ids, valid=None if bool(valid.all()) else valid)).hidden
             for at, i in enumerate(batch):
-                states = hidden[at, : len(rows[i])]
-                found[i] = _pooled(states, encoded[i][1][: self._most], parts[i])
+                states = hidden[at, : len(rows[i])].float()
+                found[i] = self._pooled(states, encoded[i][1][: self._most], parts[i])
         return [found[i] for i in range(len(texts))]
+
+    def _pooled(self, states: Tensor, offsets: Sequence[tuple[int, int]], parts: Sequence[Span]) -> Parts:
+        """Vectors of means over tokens. states [T, D], those of the text between what stands before and after
+        it; offsets in characters."""
+        whole = self._unit(states.mean(0, keepdim=True))[0].numpy()
+        if not parts:
+            return Parts(whole, np.zeros((0, len(whole)), np.float32))
+        own = states[len(self._before) : len(self._before) + len(offsets)]
+        sums = torch.cat([states.new_zeros(1, states.shape[1]), own.cumsum(0)])
+        starts = np.asarray([start for start, _ in offsets], dtype=np.int64)
+        first = np.searchsorted(starts, [part.start for part in parts])
+        last = np.searchsorted(starts, [part.stop for part in parts])
+        total = sums[torch.from_numpy(last)] - sums[torch.from_numpy(first)]
+        count = torch.from_numpy(np.maximum(1, last - first)).to(total.dtype)
+        means = self._unit(total / count[:, None]).numpy()
+        means[last <= first] = whole
+        return Parts(whole, means)
+
+    def _unit(self, means: Tensor) -> Tensor:
+        return torch.nn.functional.normalize(self._project(means), dim=-1)
 
 
 def _default() -> Path:
@@ -148,20 +217,23 @@ def _batches(lengths: Sequence[int]) -> list[list[int]]:
     return batches
 
 
-def _pooled(states: Tensor, offsets: Sequence[tuple[int, int]], parts: Sequence[Span]) -> Parts:
-    """Means over tokens. states [T, D] with [CLS] first and [SEP] last; offsets [T - 2] in characters."""
-    whole = _unit(states.mean(0)).numpy()
-    if not parts:
-        return Parts(whole, np.zeros((0, len(whole)), np.float32))
-    sums = torch.cat([states.new_zeros(1, states.shape[1]), states[1:-1].cumsum(0)])
-    starts = np.asarray([start for start, _ in offsets], dtype=np.int64)
-    first = np.searchsorted(starts, [part.start for part in parts])
-    last = np.searchsorted(starts, [part.stop for part in parts])
-    total = sums[torch.from_numpy(last)] - sums[torch.from_numpy(first)]
-    means = _unit(total).numpy()
-    means[last <= first] = whole
-    return Parts(whole, means)
+def _embedder(folder: Path) -> tuple[Embedder, bool]:
+    """An embedder that was written by our own names, and whether its tokens see those before them alone.
 
-
-def _unit(vectors: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(vectors, dim=-1)
+    Raises:
+        UsageError: it has a task's head, or vectors that are no means of tokens.
+    """
+    settings, state = native.import_native_task(folder)
+    if settings.embed is None:
+        raise UsageError(f"{folder}: a model with a head for a task gives no vectors; give an embedder")
+    embed = settings.embed
+    if embed.pooling != ("mean",) or len(embed.dense) > 1 or any(d.activation != "none" for d in embed.dense):
+        raise UsageError(
+            f"{folder}: pooling {list(embed.pooling)} with {len(embed.dense)} layers after it; search takes "
+            "parts of a text by their means, so it needs pooling ['mean'] and one linear layer at most"
+        )
+    with torch.device("meta"):
+        model = Embedder(settings.config, embed)
+    model.load_state_dict(state, assign=True)
+    model.eval().requires_grad_(False)
+    return model, settings.family in FAMILIES and FAMILIES[settings.family].causal

@@ -19,7 +19,7 @@ from mainspring.products.search.encoder import Encoder
 from mainspring.products.search.heads import RankerCurve
 from mainspring.products.search.index import Index
 from mainspring.products.search.rank import RANKED, compared
-from mainspring.products.search.recall import Recall, evidence_of
+from mainspring.products.search.recall import evidence_of
 from mainspring.products.search.writer import STORE
 from mainspring.recipes.search.curves import logistic
 
@@ -56,7 +56,7 @@ def features(index: Index, chosen: Mapping[str, Iterable[str]]) -> Features:
     encoder, snapshot = index.encoder, index.snapshot()
     if encoder is None:
         raise UsageError(f"{index.folder}: a ranker compares vectors, and {index.missing}")
-    recall = Recall(index.store, snapshot.lexical, snapshot.dense, snapshot.generation)
+    recall = index.recall(snapshot)
     values: list[tuple[float, float, float]] = []
     right: list[float] = []
     query: list[int] = []

@@ -5,33 +5,29 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from mainspring.config import parse
-from mainspring.errors import MissingExtraError, SearchIndexError, UsageError
+from mainspring.errors import SearchIndexError, UsageError
+from mainspring.infer.precision import checked
 from mainspring.products.search import filters as conditions
-from mainspring.products.search import heads as trained
-from mainspring.products.search.analysis import base_language, detect
-from mainspring.products.search.answers import Answerer, ReaderAnswerer
-from mainspring.products.search.captions import Query, caption, with_phrases
+from mainspring.products.search.analysis import base_language
+from mainspring.products.search.answers import Answerer
 from mainspring.products.search.check import Damage, damages, remedy
 from mainspring.products.search.dense import DenseIndex
 from mainspring.products.search.documents import Document
-from mainspring.products.search.encoder import DEFAULT, Encoder, ModelEncoder
+from mainspring.products.search.encoder import DEFAULT, Encoder
+from mainspring.products.search.equipment import Equipment, Models
 from mainspring.products.search.heads import Heads, RankerCurve
-from mainspring.products.search.highlights import with_read_phrases
-from mainspring.products.search.lexical import LexicalView, TantivyIndex, plain
-from mainspring.products.search.questions import is_question
-from mainspring.products.search.rank import RANKED, BiEncoderRanker, Candidate, Ranker
-from mainspring.products.search.recall import Recall, Recalled, evidence_of
-from mainspring.products.search.results import Answer, Caption, Hit, Results
+from mainspring.products.search.lexical import LexicalView
+from mainspring.products.search.rank import Ranker
+from mainspring.products.search.recall import Recall
+from mainspring.products.search.results import Results
+from mainspring.products.search.searching import ask, languages_of, results
 from mainspring.products.search.store import Store
+from mainspring.products.search.tantivy_index import TantivyIndex
 from mainspring.products.search.writer import DENSE, LEXICAL, STORE, Changed, Writer
-
-MOST_ANSWERS = 10
-"""Answers that may be asked for."""
 
 
 class Snapshot(NamedTuple):
@@ -66,16 +62,14 @@ class Index:
         ranker: Ranker | None = None,
         answerer: Answerer | None = None,
         heads: Path | None = None,
+        precision: str = "fp32",
     ) -> None:
         """Use `open` or `create`."""
         self.folder, self.store = folder, store
         self.language = store.meta("language") or "en"
-        self._ranker, self._answerer, self._heads_folder = ranker, answerer, heads
-        self._heads: Heads | None = None
-        self._given = encoder
-        self._encoder: Encoder | None = None
-        self._missing: str | None = None
-        self._looked = False
+        self._equipment = Equipment(
+            folder, store, encoder=encoder, ranker=ranker, answerer=answerer, heads=heads, precision=precision
+        )
         self._lexical = TantivyIndex(folder / LEXICAL, self.language)
         self._writer: Writer | None = None
         self._changing = threading.RLock()
@@ -122,6 +116,7 @@ class Index:
         ranker: Ranker | None = None,
         answerer: Answerer | None = None,
         heads: str | Path | None = None,
+        precision: str = "fp32",
         verify: bool = True,
     ) -> Self:
         """Open an index.
@@ -133,6 +128,7 @@ class Index:
             answerer: what answers questions, in place of the heads.
             heads: folder of heads trained over its encoder (`mainspring search train`), in place of those
                 that the package has for the default one.
+            precision: what its own encoder reads in (`infer.precision`): int8 answers sooner.
             verify: check sizes and checksums of all files.
 
         Raises:
@@ -146,7 +142,15 @@ class Index:
                 store.close()
                 raise SearchIndexError(remedy(place, found))
         folder_of_heads = None if heads is None else Path(heads)
-        index = cls(place, store, encoder=encoder, ranker=ranker, answerer=answerer, heads=folder_of_heads)
+        index = cls(
+            place,
+            store,
+            encoder=encoder,
+            ranker=ranker,
+            answerer=answerer,
+            heads=folder_of_heads,
+            precision=checked(precision),
+        )
         try:
             index._catch_up()
             if heads is not None:
@@ -229,17 +233,12 @@ class Index:
         Raises:
             UsageError: an encoder of another kind was given than the index was made with.
         """
-        with self._loading:
-            if not self._looked:
-                self._encoder = self._load_encoder()
-                self._heads = self._load_heads(self._encoder)
-                self._looked = True
-            return self._encoder
+        return self._equipment.encoder
 
     @property
     def missing(self) -> str | None:
         """What semantic search lacks here, in words."""
-        return self._missing if self.encoder is None else None
+        return self._equipment.models().missing
 
     @property
     def heads(self) -> Heads | None:
@@ -248,25 +247,21 @@ class Index:
         Raises:
             UsageError: heads were given that stand on another encoder.
         """
-        return None if self.encoder is None else self._heads
+        return self._equipment.heads
 
     @property
     def ranker(self) -> Ranker:
         """What ranks the first 50: the one given, else comparing vectors by `curve`."""
-        return self._ranker or BiEncoderRanker(**self.curve.model_dump())
+        return self._equipment.models().ranker
 
     @ranker.setter
     def ranker(self, ranker: Ranker) -> None:
-        self._ranker = ranker
+        self._equipment.given_ranker = ranker
 
     @property
     def curve(self) -> RankerCurve:
         """The ranker's curve: the one fitted to this index, else the heads', else one set by hand."""
-        kept = self.store.meta("ranker")
-        if kept is not None:
-            return parse(RankerCurve, json.loads(kept), source=f"{self.folder}: ranker")
-        heads = self.heads
-        return RankerCurve() if heads is None else heads.settings.ranker
+        return self._equipment.curve
 
     def set_curve(self, curve: RankerCurve) -> None:
         """Keep a curve in the index (`fit.fitted` makes one)."""
@@ -275,14 +270,19 @@ class Index:
     @property
     def answerer(self) -> Answerer | None:
         """What answers questions: the one given, else the heads, else nothing."""
-        if self._answerer is not None:
-            return self._answerer
-        heads = self.heads
-        return None if heads is None else ReaderAnswerer(heads)
+        return self._equipment.models().answerer
 
     @answerer.setter
     def answerer(self, answerer: Answerer | None) -> None:
-        self._answerer = answerer
+        self._equipment.given_answerer = answerer
+
+    def models(self) -> Models:
+        """Encoder, ranker, answerer and heads, loaded."""
+        return self._equipment.models()
+
+    def warm(self) -> None:
+        """Load what the first search would load, and search once, so that no person waits for it."""
+        self.search("warm up", top=1)
 
     def search(
         self,
@@ -310,65 +310,38 @@ class Index:
             UsageError: a number is out of its range, or a filter is impossible.
         """
         started = time.perf_counter()
-        _check(top, skip, answers)
+        models = self.models() if semantic else self._equipment.by_words()
         snapshot = self.snapshot()
-        encoder = self.encoder if semantic else None
-        marked = plain(query)
-        words = query if marked is None else marked
-        vector = encoder.encode([words])[0] if encoder is not None and words.strip() else None
-        languages = self.languages_of(query)
-        condition = conditions.read(filters)
-        within = (
-            None
-            if condition is None
-            else self.store.matching(*conditions.sql(condition), snapshot.generation)
-        )
-        recall = Recall(self.store, snapshot.lexical, snapshot.dense, snapshot.generation)
-        found = recall.find(
-            query, vector, languages=languages, within=within, depth=top + skip, marks=marked is not None
-        )
-        relevance = self._relevance(words, found) if vector is not None else {}
-        order = (
-            sorted(found.candidates[:RANKED], key=lambda c: (-relevance.get(c.document, 0.0), -c.score))
-            if relevance
-            else list(found.candidates[:RANKED])
-        )
-        order += found.candidates[RANKED:]
-        chosen = order[skip : skip + top]
-        shown: dict[int, tuple[Caption, ...]] = {}
-        if captions and chosen:
-            reading = Query(words, languages, vector)
-            best = [found.best(c) for c in chosen]
-            made = [caption(reading, p, found.sentence_vectors.get(p.id)) for p in best]
-            if encoder is not None:
-                if self._heads is not None and is_question(words):
-                    made = with_read_phrases(words, made, self._heads.reader)
-                else:
-                    made = with_phrases(reading, made, encoder)
-            shown = {c.document: (text,) for c, text in zip(chosen, made, strict=True)}
-        hits = []
-        for c in chosen:
-            document = found.documents[c.document]
-            hits.append(
-                Hit(
-                    document.key,
-                    document.title,
-                    document.url,
-                    document.language,
-                    c.score,
-                    relevance.get(c.document),
-                    shown.get(c.document, ()),
-                    document.fields,
-                )
-            )
-        return Results(
+        asked = ask(
             query,
-            hits,
-            self._answers(query, found, order, answers, semantic),
-            found.count,
-            time.perf_counter() - started,
-            self._lacking(words, encoder, answers) if semantic else None,
+            models,
+            self.languages_of(query),
+            top=top,
+            skip=skip,
+            captions=captions,
+            answers=answers,
+            semantic=semantic,
+            started=started,
         )
+        found = self.recall(snapshot).find(
+            query,
+            asked.vector,
+            languages=asked.languages,
+            within=self.matching(conditions.read(filters), snapshot),
+            depth=asked.depth,
+            marks=asked.marks,
+        )
+        return results(asked, found, models)
+
+    def recall(self, snapshot: Snapshot) -> Recall:
+        """Finds candidates in the index as it was at a moment."""
+        return Recall(self.store, snapshot.lexical, snapshot.dense, snapshot.generation)
+
+    def matching(self, condition: conditions.Filter | None, snapshot: Snapshot) -> list[int] | None:
+        """Numbers of the documents that a condition selects; None: of all."""
+        if condition is None:
+            return None
+        return self.store.matching(*conditions.sql(condition), snapshot.generation)
 
     def text(self, key: str) -> str | None:
         """The whole text of a document, None where there is none of that key."""
@@ -386,40 +359,9 @@ class Index:
         """What is wrong with the files; nothing, as a rule."""
         return damages(self.folder, self.store)
 
-    def _relevance(self, query: str, found: Recalled) -> dict[int, float]:
-        ranked = found.candidates[:RANKED]
-        evidence = [evidence_of(found, candidate) for candidate in ranked]
-        values = self.ranker.relevance(query, [found.best(c).text for c in ranked], evidence)
-        return {c.document: float(v) for c, v in zip(ranked, values, strict=True)}
-
-    def _lacking(self, query: str, encoder: Encoder | None, answers: int) -> str | None:
-        """What was left out of a semantic search for want of something."""
-        if encoder is None:
-            return self._missing
-        if answers and self.answerer is None and is_question(query):
-            return (
-                f"questions are not answered: there are no heads for the encoder {encoder.name!r}; train "
-                "some (mainspring search train) and open the index with them"
-            )
-        return None
-
-    def _answers(
-        self, query: str, found: Recalled, order: Sequence[Candidate], limit: int, semantic: bool
-    ) -> list[Answer] | None:
-        answerer = self.answerer if semantic else self._answerer
-        if not limit or answerer is None:
-            return None
-        if not is_question(query):
-            return []
-        first = list(order[:RANKED])
-        passages = [found.best(c) for c in first]
-        return answerer.answers(query, passages, [found.documents[c.document] for c in first], limit)
-
     def languages_of(self, query: str) -> list[str]:
         """The languages whose analysis reads a query: its own where that shows, else all of the index's."""
-        present = {self.language, *self.snapshot().languages} - {"und"}
-        own = detect(query, present) if len(present) > 1 else self.language
-        return [own] if own is not None else sorted(present)
+        return languages_of(query, self.language, self.snapshot().languages)
 
     def snapshot(self) -> Snapshot:
         """The index as it is now."""
@@ -443,41 +385,3 @@ class Index:
                 Writer(self.folder, self.store, self._lexical, self.language).close()
             except SearchIndexError:
                 return  # a writer is at work, and will
-
-    def _load_encoder(self) -> Encoder | None:
-        recorded = self.store.meta("encoder") or ""
-        if self._given is not None:
-            if recorded and self._given.name not in (recorded, Path(recorded).name):
-                raise UsageError(
-                    f"{self.folder}: has vectors of {recorded!r}, and {self._given.name!r} was given; "
-                    "give the same encoder, or index anew with the other"
-                )
-            return self._given
-        if not recorded:
-            self._missing = "the index was made without an encoder: words alone are compared"
-            return None
-        try:
-            return ModelEncoder.load(None if recorded == DEFAULT else recorded)
-        except MissingExtraError as error:
-            self._missing = f"words alone are compared: {error}"
-            return None
-
-    def _load_heads(self, encoder: Encoder | None) -> Heads | None:
-        if not isinstance(encoder, ModelEncoder):
-            if self._heads_folder is not None:
-                raise UsageError(
-                    f"{self._heads_folder}: heads stand on an encoder of this stack, and this index has "
-                    f"{'none' if encoder is None else encoder.name!r}"
-                )
-            return None
-        folder = self._heads_folder or trained.shipped(encoder.name)
-        return None if folder is None else trained.load(folder, encoder)
-
-
-def _check(top: int, skip: int, answers: int) -> None:
-    if not 0 <= top <= 1000:
-        raise UsageError(f"top = {top}: should be from 0 to 1000")
-    if not 0 <= skip <= 100_000:
-        raise UsageError(f"skip = {skip}: should be from 0 to 100000")
-    if not 0 <= answers <= MOST_ANSWERS:
-        raise UsageError(f"answers = {answers}: should be from 0 to {MOST_ANSWERS}")

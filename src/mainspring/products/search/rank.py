@@ -8,7 +8,7 @@ by hand and are not yet calibrated against judgements.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -97,13 +97,3 @@ def fuse(lists: Sequence[Sequence[int]], constant: int = _RRF) -> dict[int, floa
         for rank, item in enumerate(found, 1):
             scores[item] = scores.get(item, 0.0) + 1.0 / (constant + rank)
     return scores
-
-
-def grouped(passages: Sequence[int], document_of: Mapping[int, int]) -> dict[int, list[int]]:
-    """Passages by document, both in the order found; passages without a document are left out."""
-    groups: dict[int, list[int]] = {}
-    for passage in passages:
-        document = document_of.get(passage)
-        if document is not None:
-            groups.setdefault(document, []).append(passage)
-    return groups

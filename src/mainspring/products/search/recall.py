@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mainspring.products.search.bm25 import Statistics
 from mainspring.products.search.dense import DenseIndex
 from mainspring.products.search.lexical import LexicalView, Scored
-from mainspring.products.search.rank import RANKED, Candidate, Evidence, fuse, grouped
+from mainspring.products.search.rank import RANKED, Candidate, Evidence, fuse
 from mainspring.products.search.store import Store, StoredDocument, StoredPassage
 
 DEPTH = 200
 """Passages that each index is asked for, at least."""
 _COMPARED_ALL = 5000
-_REPLACED = 10
-"""Candidates looked up beyond those needed, in place of such as are just being replaced."""
 _Vector = NDArray[np.float32]
 
 
@@ -53,6 +53,69 @@ class Recalled:
         return float(self.vectors[passage] @ self.query)
 
 
+class Found(NamedTuple):
+    """A passage that an index found."""
+
+    passage: int
+    """Its number."""
+    document: int
+    """Its document's number."""
+    key: str
+    """Its document's key."""
+    score: float
+    """Larger is better."""
+
+
+class Lists(NamedTuple):
+    """What the two indexes found, each the best first."""
+
+    words: Sequence[Found]
+    """By words."""
+    meanings: Sequence[Found]
+    """By vectors."""
+
+    def merged(self, other: Lists, wanted: int) -> Lists:
+        """The best of these and others, whose scores have to compare."""
+        return Lists(
+            _in_order([*self.words, *other.words])[:wanted],
+            _in_order([*self.meanings, *other.meanings])[:wanted],
+        )
+
+
+def fused(lists: Lists, *, semantic: bool) -> list[Candidate]:
+    """The documents of both lists by reciprocal rank, or by words alone; equal ones in the order of keys.
+
+    Of two documents with one key, of which one is just being replaced by the other, the later one counts.
+    """
+    words, meanings = _grouped(lists.words), _grouped(lists.meanings)
+    key_of = {hit.document: hit.key for hit in (*lists.words, *lists.meanings)}
+    lexical: dict[int, float] = {}
+    for hit in lists.words:
+        lexical.setdefault(hit.document, hit.score)
+    scores = fuse([list(words), list(meanings)]) if semantic else lexical
+    latest = {key_of[document]: document for document in sorted(scores)}
+    order = sorted((d for d in scores if latest[key_of[d]] == d), key=lambda d: (-scores[d], key_of[d]))
+    return [
+        Candidate(
+            document,
+            scores[document],
+            tuple(dict.fromkeys([*words.get(document, ()), *meanings.get(document, ())])),
+            lexical.get(document, 0.0),
+        )
+        for document in order
+    ]
+
+
+def depth_of(wanted: int) -> int:
+    """Passages that each index is asked for where so many documents will be looked at."""
+    return max(DEPTH, 2 * wanted)
+
+
+def seen(candidates: Sequence[Candidate], depth: int, *, semantic: bool) -> list[Candidate]:
+    """Those that will be looked at: `depth`, and where meaning ranks, all that it ranks."""
+    return list(candidates[: max(RANKED, depth) if semantic else depth])
+
+
 class Recall:
     """Finds candidates in one snapshot of an index."""
 
@@ -79,41 +142,70 @@ class Recall:
             depth: documents that will be looked at.
             marks: the query says what must or must not occur.
         """
-        wanted = max(DEPTH, 2 * depth)
-        by_words = self._lexical.search(query, wanted, languages=languages, within=within)
-        # What must or must not occur is a matter of words.
+        lists = self.lists(
+            query, vector, languages=languages, within=within, wanted=depth_of(depth), marks=marks
+        )
+        semantic = vector is not None
+        candidates = fused(lists, semantic=semantic)
+        return self.looked_up(seen(candidates, depth, semantic=semantic), vector, len(candidates))
+
+    def lists(
+        self,
+        query: str,
+        vector: _Vector | None,
+        *,
+        languages: Collection[str],
+        within: Sequence[int] | None,
+        wanted: int,
+        marks: bool,
+        statistics: Statistics | None = None,
+    ) -> Lists:
+        """What the lexical and the dense index find.
+
+        Args:
+            query: what was asked.
+            vector: the same as a vector, [D]; None: by words alone.
+            languages: those whose analysis reads the query.
+            within: documents to look among (None: all).
+            wanted: passages of each index.
+            marks: the query says what must or must not occur, which is a matter of words alone.
+            statistics: to score words by; None: this index's own.
+        """
+        by_words = (
+            self._lexical.search(query, wanted, languages=languages, within=within)
+            if statistics is None
+            else self._lexical.search_by(query, wanted, statistics, languages=languages, within=within)
+        )
         by_meaning = [] if vector is None or marks else self._nearest(vector, wanted, within)
-        numbers = [hit.passage for hit in by_words] + [hit.passage for hit in by_meaning]
-        document_of = self._store.documents_of(list(dict.fromkeys(numbers)), self._generation)
-        words = grouped([hit.passage for hit in by_words], document_of)
-        meanings = grouped([hit.passage for hit in by_meaning], document_of)
-        lexical = _best_scores(by_words, document_of)
-        scores = fuse([list(words), list(meanings)]) if vector is not None else lexical
-        order = sorted(scores.items(), key=lambda item: (-item[1], item[0]))
-        seen = depth if vector is None else max(RANKED, depth)
-        documents = self._store.documents([number for number, _ in order[: seen + _REPLACED]])
-        latest = {d.key: d.id for d in sorted(documents.values())}
-        candidates = [
-            Candidate(
-                number,
-                score,
-                tuple(dict.fromkeys([*words.get(number, ()), *meanings.get(number, ())])),
-                lexical.get(number, 0.0),
-            )
-            for number, score in order
-            if number in documents and latest[documents[number].key] == number
-        ][:seen]
+        numbers = dict.fromkeys(hit.passage for hit in (*by_words, *by_meaning))
+        owners = self._store.owners(list(numbers), self._generation)
+        words, meanings = (
+            _in_order([Found(p, *owners[p], score) for p, score in hits if p in owners])
+            for hits in (by_words, by_meaning)
+        )
+        return Lists(words, meanings)
+
+    def looked_up(self, candidates: Sequence[Candidate], vector: _Vector | None, count: int) -> Recalled:
+        """Documents, passages and vectors of candidates; those that are gone meanwhile are left out.
+
+        Args:
+            candidates: of this index.
+            vector: of the query; None: words alone are compared.
+            count: documents found.
+        """
+        documents = self._store.documents([c.document for c in candidates])
         # By words alone the first passage is the best; by meaning any of them may be.
         most = 1 if vector is None else None
         looked_at = [p for c in candidates for p in c.passages[:most]]
+        passages = self._store.passages(looked_at)
         return Recalled(
-            candidates,
+            [c for c in candidates if c.document in documents and c.passages[0] in passages],
             documents,
-            self._store.passages(looked_at),
+            passages,
             vector,
             {} if vector is None else self._dense.vectors(looked_at),
             {} if vector is None else self._dense.sentences(looked_at),
-            len(order),
+            count,
         )
 
     def _nearest(self, vector: _Vector, wanted: int, within: Sequence[int] | None) -> list[Scored]:
@@ -144,10 +236,13 @@ def evidence_of(found: Recalled, candidate: Candidate) -> Evidence:
     )
 
 
-def _best_scores(hits: Sequence[Scored], document_of: Mapping[int, int]) -> dict[int, float]:
-    scores: dict[int, float] = {}
-    for passage, score in hits:
-        document = document_of.get(passage)
-        if document is not None:
-            scores.setdefault(document, score)
-    return scores
+def _in_order(found: Sequence[Found]) -> list[Found]:
+    return sorted(found, key=lambda hit: (-hit.score, hit.key))
+
+
+def _grouped(found: Sequence[Found]) -> dict[int, list[int]]:
+    """Passages by document, both in the order found."""
+    groups: dict[int, list[int]] = {}
+    for hit in found:
+        groups.setdefault(hit.document, []).append(hit.passage)
+    return groups

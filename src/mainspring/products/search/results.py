@@ -87,6 +87,8 @@ class Results:
     """Time it took."""
     missing: str | None = None
     """What was left out for want of something, in words."""
+    lost: Sequence[str] = ()
+    """Shards that did not answer: what they hold is missing from these results."""
 
 
 def marked(text: str, spans: Sequence[Span], before: str, after: str) -> str:

@@ -196,13 +196,14 @@ class Store:
         )
         return "".join(row[0] for row in rows)
 
-    def documents_of(self, passages: Sequence[int], generation: int) -> dict[int, int]:
-        """Document number of each passage whose document was live after a commit."""
+    def owners(self, passages: Sequence[int], generation: int) -> dict[int, tuple[int, str]]:
+        """Number and key of the document of each passage, where that was live after a commit."""
         query = (
-            "SELECT p.id, p.document FROM passages p JOIN documents d ON d.id = p.document "
+            "SELECT p.id, p.document, d.key FROM passages p JOIN documents d ON d.id = p.document "
             f"WHERE {_LIVE_AT} AND p.id IN ({_marks(passages)})"
         )
-        return dict(self.connection.execute(query, [generation, *passages]).fetchall())
+        rows = self.connection.execute(query, [generation, *passages])
+        return {row[0]: (row[1], row[2]) for row in rows}
 
     def passages_of(self, documents: Sequence[int]) -> list[int]:
         """Numbers of the passages of documents."""

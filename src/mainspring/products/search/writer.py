@@ -31,9 +31,10 @@ from mainspring.products.search import dense
 from mainspring.products.search.analysis import base_language, detect
 from mainspring.products.search.documents import Document, Span
 from mainspring.products.search.encoder import Encoder
-from mainspring.products.search.lexical import LexicalIndex, segment_files
+from mainspring.products.search.lexical import LexicalIndex
 from mainspring.products.search.passages import cut
 from mainspring.products.search.store import Store, StoredPassage
+from mainspring.products.search.tantivy_index import segment_files
 
 T = TypeVar("T")
 

@@ -10,9 +10,10 @@ from mainspring.evaluate.comparison import Comparison
 from mainspring.evaluate.probe import Agreement
 from mainspring.infer.completion import Completion
 from mainspring.recipes.forecast import Forecast
+from mainspring.recipes.quickstart.specialise import Quantised, Specialised
 
-STAGES = ("corpus", "plan", "train", "evaluate", "reload", "report")
-"""The six steps in order."""
+STAGES = ("corpus", "plan", "train", "evaluate", "reload", "specialise", "quantise", "search", "report")
+"""The steps in order; `search` where something is given that searches."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class StageBegan:
     """One of `STAGES`."""
     number: int
     """Its place, from 1."""
+    total: int
+    """Of how many."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,56 @@ class Sampled:
 
 
 @dataclass(frozen=True)
+class EncoderTrained:
+    """The model has a layer over it that makes an encoder of it."""
+
+    folder: str
+    specialised: Specialised
+
+
+@dataclass(frozen=True)
+class EncoderNarrowed:
+    """The encoder is in a narrow format."""
+
+    folder: str
+    quantised: Quantised
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """The installed documentation is indexed."""
+
+    folder: str
+    documents: int
+    passages: int
+    seconds: float
+    """Time that took; 0 where it was there already."""
+    ranker: str
+    """What ranking goes by, in words."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A document of those that a query found."""
+
+    title: str
+    relevance: float
+    """0 to 4."""
+    caption: str
+    """Why, in its own words."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A query was answered."""
+
+    query: str
+    found: tuple[Found, ...]
+    """The best first."""
+    milliseconds: float
+
+
+@dataclass(frozen=True)
 class ReportWritten:
     """The report is there."""
 
@@ -100,6 +153,10 @@ News = (
     | Scored
     | Reloaded
     | Sampled
+    | EncoderTrained
+    | EncoderNarrowed
+    | Indexed
+    | Answered
     | ReportWritten
     | Progress
 )

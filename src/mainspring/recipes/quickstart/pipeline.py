@@ -1,8 +1,14 @@
-"""The whole way from text to a model that answers, on this machine, in minutes: six steps, each resumable."""
+"""The whole way from text to a model that answers and searches, in minutes on this machine, step by step.
+
+A quickstart that was stopped goes on at the step where it was.
+
+Products stand above recipes: what searches is given by whoever starts the quickstart (`Searching`).
+"""
 
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 import time
 from collections.abc import Iterable, Iterator
@@ -10,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from mainspring.data.dataset import TokenData
 from mainspring.errors import CheckpointError, RunFault, UsageError, require
@@ -25,8 +31,18 @@ from mainspring.recipes.differences import differences
 from mainspring.recipes.forecast import forecast
 from mainspring.recipes.quickstart import news
 from mainspring.recipes.quickstart.corpus import Corpus, prepare
+from mainspring.recipes.quickstart.specialise import (
+    Pairs,
+    Quantised,
+    Retrieval,
+    Specialised,
+    held_apart,
+    quantise,
+    specialise,
+)
 from mainspring.recipes.report import write_report
 from mainspring.train.checkpoint import latest, load_model_state
+from mainspring.train.checkpoint.manifest import NAME as MANIFEST
 from mainspring.train.checkpoint.manifest import Manifest
 from mainspring.train.launch import launch
 from mainspring.train.recipe import Recipe
@@ -40,7 +56,7 @@ PROMPTS = (
     "All human beings are born free and equal in dignity and",
 )
 """What the trained model continues."""
-MINUTES = 3.5
+MINUTES = 2.7
 """Time that training may take, at the pace of a pilot run."""
 LEAST_STEPS = 20
 PILOT_STEPS = 8
@@ -48,6 +64,24 @@ INTERRUPTED = (130, 143)
 """Exit codes of a run that a signal ended and that has saved."""
 SUMMARY = "summary.json"
 """File of a run that says how long each step took, and what reloading showed."""
+ENCODER, NARROW_ENCODER, INDEX = "encoder", "encoder-int8", "search"
+"""Folders of a run: the encoder made of its model, the same in int8, the index that it reads."""
+MEASURED = "specialised.json"
+"""File beside an encoder: how well it finds."""
+
+
+class Searching(Protocol):
+    """Searches with an encoder, as a product does."""
+
+    def __call__(self, encoder: Path, index: Path, tell: news.Listener) -> list[news.Answered]:
+        """Index the installed documentation and answer some queries.
+
+        Args:
+            encoder: folder of the encoder.
+            index: folder of the index; one that is there is gone on with.
+            tell: is told `news.Indexed` and each `news.Answered`.
+        """
+        ...
 
 
 @dataclass
@@ -61,7 +95,16 @@ class Summary:
     comparison: Comparison | None = None
     agreement: Agreement | None = None
     samples: list[dict[str, Any]] = field(default_factory=list)
+    specialised: Specialised | None = None
+    quantised: Quantised | None = None
+    answered: list[news.Answered] = field(default_factory=list)
     report: Path | None = None
+
+
+def forget(out_dir: str | Path) -> None:
+    """Delete the encoders and the index that a quickstart has made."""
+    for name in (ENCODER, NARROW_ENCODER, INDEX):
+        shutil.rmtree(Path(out_dir) / name, ignore_errors=True)
 
 
 def run(
@@ -72,9 +115,12 @@ def run(
     corpus: Corpus | None = None,
     minutes: float = MINUTES,
     prompts: Iterable[str] = PROMPTS,
+    pairs: Pairs | None = None,
+    search: Searching | None = None,
     tell: news.Listener = lambda _: None,
 ) -> Summary:
-    """Build the corpus, plan, train on two processes, evaluate, reload, complete prompts, report.
+    """Build the corpus, plan, train on two processes, evaluate, reload, complete prompts; make an encoder for
+    search of the model, in int8, and search with it; report.
 
     A second call goes on where the first stopped, and where all is done only looks again at the result.
 
@@ -87,6 +133,8 @@ def run(
         corpus: what to learn from; None: the embedded corpus.
         minutes: time that training may take.
         prompts: what the model continues in the end.
+        pairs: what the encoder learns from; None: the installed documentation.
+        search: searches with the encoder; None: nothing does.
         tell: is told the news.
 
     Raises:
@@ -94,18 +142,20 @@ def run(
         RunFault: training failed, or the reloaded model is not the trained one.
     """
     require("matplotlib", "plot")  # now, not after minutes of training
-    return _Quickstart(Path(out_dir), tell).run(
-        list(overrides), steps, corpus or Corpus(), minutes, tuple(prompts)
+    return _Quickstart(Path(out_dir), search, tell).run(
+        list(overrides), steps, corpus or Corpus(), minutes, tuple(prompts), pairs or Pairs()
     )
 
 
 class _Quickstart:
-    def __init__(self, out_dir: Path, tell: news.Listener) -> None:
+    def __init__(self, out_dir: Path, search: Searching | None, tell: news.Listener) -> None:
         self.data_dir = out_dir / "data"
-        self.tell = tell
+        self.tell, self.search = tell, search
+        self.stages = [stage for stage in news.STAGES if stage != "search" or search is not None]
         self.summary = Summary(Run(out_dir))
         self.record = self.summary.run.dir / SUMMARY
         self._done_before = False
+        self._held: tuple[list[tuple[str, str]], list[tuple[str, str]]] | None = None
         if self.record.is_file():
             self.summary.seconds = json.loads(self.record.read_text(encoding="utf-8"))["seconds"]
 
@@ -116,6 +166,7 @@ class _Quickstart:
         corpus: Corpus,
         minutes: float,
         prompts: tuple[str, ...],
+        pairs: Pairs,
     ) -> Summary:
         summary, work = self.summary, self.summary.run
         length = [f"train.steps={steps}"] if steps else []
@@ -138,6 +189,14 @@ class _Quickstart:
         with self._stage("reload"):
             summary.agreement = self._reload(recipe)
             self._complete(engine, prompts)
+        with self._stage("specialise"):
+            summary.specialised = self._specialise(pairs)
+        with self._stage("quantise"):
+            summary.quantised = self._quantise(pairs)
+        if self.search is not None:
+            with self._stage("search"):
+                self._done_before = (work.dir / INDEX).is_dir()
+                summary.answered = self.search(work.dir / NARROW_ENCODER, work.dir / INDEX, self.tell)
         with self._stage("report"):
             self._keep()
             summary.report = write_report(work.dir)
@@ -147,7 +206,7 @@ class _Quickstart:
     @contextmanager
     def _stage(self, stage: str) -> Iterator[None]:
         """Announce a step, and note how long it took, unless it had been done before."""
-        self.tell(news.StageBegan(stage, news.STAGES.index(stage) + 1))
+        self.tell(news.StageBegan(stage, self.stages.index(stage) + 1, len(self.stages)))
         self._done_before = False
         began = time.perf_counter()
         yield
@@ -159,7 +218,13 @@ class _Quickstart:
         """Write down how far it has come."""
         proof = asdict(self.summary.agreement) if self.summary.agreement else None
         self.record.parent.mkdir(parents=True, exist_ok=True)
-        self.summary.run.write_json(self.record, {"seconds": self.summary.seconds, "reload": proof})
+        made = {
+            "specialised": self.summary.specialised and asdict(self.summary.specialised),
+            "quantised": self.summary.quantised and asdict(self.summary.quantised),
+            "answered": [asdict(answer) for answer in self.summary.answered],
+        }
+        told = {"seconds": self.summary.seconds, "reload": proof, **made}
+        self.summary.run.write_json(self.record, told)
 
     def _corpus(self, corpus: Corpus) -> TokenData:
         report = prepare(corpus, self.data_dir, self.tell)
@@ -261,6 +326,47 @@ class _Quickstart:
             self.tell(news.Sampled(prompt, completion))
         work = self.summary.run
         work.write_json(work.samples, self.summary.samples)
+
+    def _specialise(self, pairs: Pairs) -> Specialised:
+        """Make an encoder of the model, unless the encoder of this checkpoint is there."""
+        work, checkpoint = checkpoint_of(self.summary.run.dir)
+        folder = work.dir / ENCODER
+        values = _measured(folder, checkpoint / MANIFEST)
+        if values is None:
+            self._held = held_apart(pairs)
+            found = specialise(work.dir, folder, *self._held)
+            work.write_json(folder / MEASURED, asdict(found))
+        else:
+            self._done_before = True
+            before, after = (Retrieval(**values[name]) for name in ("before", "after"))
+            found = Specialised(values["learnt"], values["held_out"], before, after)
+        self.tell(news.EncoderTrained(str(folder), found))
+        return found
+
+    def _quantise(self, pairs: Pairs) -> Quantised:
+        """Narrow the encoder, unless that is done."""
+        work = self.summary.run
+        source, folder = work.dir / ENCODER, work.dir / NARROW_ENCODER
+        values = _measured(folder, source / MEASURED)
+        if values is None:
+            held = (self._held or held_apart(pairs))[1]
+            shutil.rmtree(work.dir / INDEX, ignore_errors=True)  # it has vectors of another encoder
+            found = quantise(source, folder, held)
+            work.write_json(folder / MEASURED, asdict(found))
+        else:
+            self._done_before = True
+            found = Quantised(**{**values, "after": Retrieval(**values["after"])})
+        self.tell(news.EncoderNarrowed(str(folder), found))
+        return found
+
+
+def _measured(folder: Path, source: Path) -> dict[str, Any] | None:
+    """What was measured of an encoder, where it is newer than what it was made of."""
+    file = folder / MEASURED
+    if not file.is_file() or file.stat().st_mtime < source.stat().st_mtime:
+        return None
+    values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return values
 
 
 def _with_train(recipe: Recipe, changes: dict[str, Any]) -> Recipe:

@@ -21,6 +21,7 @@ def render(facts: RunFacts) -> str:
         _curves(facts),
         _plan(facts),
         _samples(facts),
+        _search(facts),
         _times(facts),
         _machine(facts),
         _recipe(facts),
@@ -249,6 +250,39 @@ def _samples(facts: RunFacts) -> str:
         for s in facts.samples
     )
     return f"<h2>Completions</h2><p>The prompt is coloured; the rest is the model's.</p>{shown}"
+
+
+def _search(facts: RunFacts) -> str:
+    """The encoder made of the model, in full and in a narrow format, and what it found."""
+    summary = facts.summary or {}
+    made, narrow = summary.get("specialised"), summary.get("quantised")
+    if not made or not narrow:
+        return ""
+    rows = [
+        [name, f"{found['first']:.1%}", f"{found['ten']:.1%}", size]
+        for name, found, size in (
+            ("the model as it was", made["before"], "-"),
+            ("with the layer", made["after"], amount(narrow["bytes_before"], "B")),
+            (f"in {narrow['format']}", narrow["after"], amount(narrow["bytes_after"], "B")),
+        )
+    ]
+    table = _table(["encoder", "first", "among ten", "weights"], rows)
+    answers = "".join(
+        f'<div class="card"><h3>{escape(answer["query"])}</h3><ol>'
+        + "".join(
+            f"<li><b>{escape(hit['title'])}</b> {escape(hit['caption'])} "
+            f'<span class="soft">relevance {hit["relevance"]:.1f} of 4</span></li>'
+            for hit in answer["found"]
+        )
+        + "</ol></div>"
+        for answer in summary.get("answered", ())
+    )
+    return (
+        "<h2>Specialised, quantised, searched with</h2>"
+        f"<p>One layer over the model was learnt from {made['learnt']:,} docstrings. How often a first "
+        f"sentence finds the rest of its own docstring among {made['held_out']:,} that were held out:</p>"
+        f'<div class="card scroll">{table}</div>{answers}'
+    )
 
 
 def _recipe(facts: RunFacts) -> str:

@@ -139,18 +139,30 @@ def with_distractors(examples: Sequence[Example], share: float, rng: random.Rand
 
 def documentation(count: int, rng: random.Random) -> list[Example]:
     """Of the installed packages' docstrings: a first sentence, and beside it the rest or another's rest."""
-    pairs: list[tuple[str, str]] = []
-    for document in docstring_documents(limit_bytes=4000 * count, processes=0):
-        for block in re.split(r"\n\s*\n(?=\S)", document.text):
-            head, _, rest = " ".join(block.split()).partition(". ")
-            if 20 <= len(head) <= 200 and len(rest) >= 120:
-                pairs.append((f"{head}.", rest[:700]))
+    pairs = heads_and_rests(limit_bytes=4000 * count, processes=0)
     rng.shuffle(pairs)
     found = []
     for i, (head, rest) in enumerate(pairs[:count]):
         found.append(Example(head, rest, 1.0))
         found.append(Example(head, pairs[i - 1][1], 0.0, UNKNOWN, NO_ANSWER))
     return found
+
+
+def heads_and_rests(*, limit_bytes: int, processes: int, longest: int = 700) -> list[tuple[str, str]]:
+    """First sentences of the installed packages' docstrings, each beside the rest of its docstring.
+
+    Args:
+        limit_bytes: of documentation to look through.
+        processes: that parse (0: this one).
+        longest: characters of a rest, beyond which it is cut.
+    """
+    pairs: list[tuple[str, str]] = []
+    for document in docstring_documents(limit_bytes=limit_bytes, processes=processes):
+        for block in re.split(r"\n\s*\n(?=\S)", document.text):
+            head, _, rest = " ".join(block.split()).partition(". ")
+            if 20 <= len(head) <= 200 and len(rest) >= 120:
+                pairs.append((f"{head}.", rest[:longest]))
+    return pairs
 
 
 def _words(text: str) -> set[str]:

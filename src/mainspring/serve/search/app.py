@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Annotated, Any, Protocol, TypeVar
 from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 
-from mainspring.errors import DataError, suggest
+from mainspring.errors import DataError, MainspringError, suggest
 from mainspring.products.search import Index
 from mainspring.products.search.documents import Document
 from mainspring.products.spelling import Speller
@@ -27,6 +28,8 @@ from mainspring.serve.search.schema import AutocompleteRequest, Batch, SearchReq
 from mainspring.serve.search.suggestions import Suggestions
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
+_WARMING = "a query to warm up"
 
 
 class Related(Protocol):
@@ -63,6 +66,15 @@ class Service:
     def __post_init__(self) -> None:
         self.suggestions = Suggestions(self.index, self.log, self.model)
 
+    def warm(self) -> None:
+        """Do once what the first query would have to load: encoder, heads, speller, vocabulary of phrases."""
+        self.index.warm()
+        self.suggestions.suggest(_WARMING, 1)
+        if self.speller is not None:
+            did_you_mean(self.speller, self.index, _WARMING, None)
+        if self.related is not None:
+            self.related.questions(_WARMING, 1)
+
 
 def create_search_app(
     services: Mapping[str, Service],
@@ -75,7 +87,8 @@ def create_search_app(
 
     Routes, each also in the spelling of Azure's clients (`/indexes('NAME')/docs/search.post.search`):
     POST /indexes/NAME/docs/search, /suggest, /autocomplete, /index; GET /indexes, /indexes/NAME/docs/KEY,
-    /docs/$count, /stats; /healthz, /metrics, and the page at /.
+    /docs/$count, /stats; /healthz, /readyz, /metrics, and the page at /. Queries are taken from the start;
+    /readyz answers 200 once the models are warm, so that none has to wait for them.
 
     Args:
         services: one or more.
@@ -90,9 +103,22 @@ def create_search_app(
     writing = ThreadPoolExecutor(1, thread_name_prefix="search-write")
     load = _Load(limits.waiting)
 
+    warm = asyncio.Event()
+
+    async def warm_up() -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await asyncio.gather(*(loop.run_in_executor(pool, s.warm) for s in services.values()))
+        except MainspringError:
+            logger.exception("the server is not ready: warming up failed")
+        else:
+            warm.set()
+
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        warming = asyncio.create_task(warm_up())
         yield
+        warming.cancel()
         pool.shutdown()
         writing.shutdown()
 
@@ -127,6 +153,12 @@ def create_search_app(
     async def health() -> dict[str, str]:
         """Whether the process answers."""
         return {"status": "ok"}
+
+    @app.get("/readyz")
+    async def ready() -> JSONResponse:
+        """Whether the models are warm: whoever spreads queries over servers waits for it."""
+        good = warm.is_set()
+        return JSONResponse({"status": "ready" if good else "not ready"}, 200 if good else 503)
 
     @app.get("/metrics")
     async def prometheus() -> Response:
@@ -223,7 +255,9 @@ def create_search_app(
     both("docs/{key:path}", "docs('{key:path}')", "GET", lookup)
     app.add_middleware(LimitBody, limit=limits.body_bytes)
     app.add_middleware(
-        MeasureRequests, metrics=metrics, routes=frozenset({"/", "/healthz", "/metrics", "/indexes"})
+        MeasureRequests,
+        metrics=metrics,
+        routes=frozenset({"/", "/healthz", "/readyz", "/metrics", "/indexes"}),
     )
     return app
 

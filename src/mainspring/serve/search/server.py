@@ -31,6 +31,7 @@ def run_search(
     remember: bool = True,
     model: PhraseModel | None = None,
     heads: str | Path | None = None,
+    precision: str = "fp32",
     speller: Speller | None = None,
     limits: SearchLimits | None = None,
     grace: float = 10.0,
@@ -47,6 +48,7 @@ def run_search(
         remember: keep past queries in the index's folder, to suggest those asked more than once.
         model: completes what is typed where past queries and titles are few.
         heads: folder of heads over the index's encoder, in place of the package's.
+        precision: what the encoder reads in (`infer.precision`).
         speller: asks whether another spelling was meant.
         limits: what is refused.
         grace: seconds that answers under way may take to finish after the signal.
@@ -56,9 +58,8 @@ def run_search(
         UsageError: there is no index, it is damaged, or the address is not free.
     """
     place = Path(path)
-    with Index.open(place, heads=heads) as index:
+    with Index.open(place, heads=heads, precision=precision) as index:
         log = QueryLog(place / QUERIES) if remember else None
-        _ = index.encoder  # loaded before the first query, not by it
         service = Service(index, log, model, AlsoAsked.open(index), speller)
         app = create_search_app(
             {place.resolve().name: service}, limits=limits, api_key=api_key, writable=writable
