@@ -64,6 +64,12 @@ class Framer:
         """
         return self._frames(list(texts), "longest_first", windows)
 
+    def around(self) -> tuple[list[int], list[int]]:
+        """Tokens that a text has before it, and those after it."""
+        (frame,) = self._frames(["a"], "longest_first", windows=False)
+        own = [at for at, part in enumerate(frame.parts) if part is not None]
+        return frame.ids[: own[0]], frame.ids[own[-1] + 1 :]
+
     def frame_words(self, texts: Sequence[Sequence[str]], *, windows: bool = False) -> list[Frame]:
         """Frame texts that are split into words already.
 

@@ -41,15 +41,21 @@ def test_vectors_are_those_of_the_formula(tmp_path: Path) -> None:
     encoder = ModelEncoder.load(folder)
     assert (encoder.name, encoder.dim) == ("encoder", 5)
     ids, offsets = encoder.tokenizer.encode_offsets(TEXT)
+    around = [
+        one
+        for one in (encoder.tokenizer.cls, encoder.tokenizer.bos, encoder.tokenizer.eos)
+        if one is not None
+    ]
+    assert around == [encoder.tokenizer.eos]  # the one special token that this tokenizer has, after the text
     with torch.inference_mode():
-        states = model.encoder(causal_batch(torch.tensor([ids]))).hidden[0]
+        states = model.encoder(causal_batch(torch.tensor([[*ids, *around]]))).hidden[0]
 
         def vector(rows: list[int]) -> np.ndarray:
             mean = states[rows].mean(0)
             return torch.nn.functional.normalize(model.dense[0](mean), dim=-1).numpy()
 
         (found,) = encoder.encode_parts([TEXT], [PARTS])
-        assert found.whole == pytest.approx(vector(list(range(len(ids)))), abs=1e-5)
+        assert found.whole == pytest.approx(vector(list(range(len(ids) + 1))), abs=1e-5)
         for part, got in zip(PARTS[:2], found.parts, strict=False):
             inside = [i for i, (start, _) in enumerate(offsets) if part.start <= start < part.stop]
             assert got == pytest.approx(vector(inside), abs=1e-5)

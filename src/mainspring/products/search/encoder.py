@@ -26,6 +26,7 @@ from mainspring.models import FAMILIES
 from mainspring.models.exchange import import_model
 from mainspring.nn import Transformer
 from mainspring.products.search.documents import Span
+from mainspring.text.framing import Framer
 from mainspring.text.tokenizer import Tokenizer
 
 DEFAULT = "all-MiniLM-L6-v2"
@@ -86,20 +87,17 @@ class ModelEncoder:
             model: is frozen.
             tokenizer: its tokenizer.
             name: tells its vectors from others'.
-            max_tokens: of a text, with [CLS] and [SEP].
-            causal: each token sees those before it alone, and texts have no [CLS] and [SEP].
+            max_tokens: of a text, with the special tokens around it.
+            causal: each token sees those before it alone.
             projection: what a mean of tokens goes through.
             precision: what texts are read in (`infer.precision`); heads go on reading the model as it is.
 
         Raises:
             UsageError: the tokenizer has no [CLS] and [SEP], and needs them; or there is no such precision.
         """
-        self._before: list[int] = []
-        self._after: list[int] = []
-        if not causal:
-            if tokenizer.cls is None or tokenizer.sep is None:
-                raise UsageError(f"{name}: its tokenizer has no [CLS] and [SEP], so it is not an encoder's")
-            self._before, self._after = [tokenizer.cls], [tokenizer.sep]
+        if not causal and (tokenizer.cls is None or tokenizer.sep is None):
+            raise UsageError(f"{name}: its tokenizer has no [CLS] and [SEP], so it is not an encoder's")
+        self._before, self._after = Framer(tokenizer, None).around()
         self._model, self._tokenizer = model.eval().requires_grad_(False), tokenizer
         self._reads = self._model if precision == "fp32" else convert(copy.deepcopy(self._model), precision)
         self._batch = causal_batch if causal else bidirectional_batch
@@ -165,7 +163,7 @@ class ModelEncoder:
     def encode_parts(self, texts: Sequence[str], parts: Sequence[Sequence[Span]]) -> list[Parts]:
         """Vectors of each text and of stretches of it."""
         encoded = [self._tokenizer.encode_offsets(text) for text in texts]
-        pad = [] if self._before else [self._pad]  # an empty text is a token too
+        pad = [self._pad]  # an empty text is a token too, where nothing stands around it
         rows = [[*self._before, *ids[: self._most], *self._after] or pad for ids, _ in encoded]
         found: dict[int, Parts] = {}
         for batch in _batches([len(row) for row in rows]):
