@@ -187,10 +187,10 @@ class OneBitLamb(Lamb):
         guessed.add_(buffers.own("exp_avg")).div_(1 - beta1)
         buffers.own(FRESH).mul_(beta2).addcmul_(guessed, guessed, value=1 - beta2)
         moments = buffers.own("exp_avg"), buffers.own("exp_avg_sq")
-        follow(self, self._replicas, *moments, self._lengths(buffers))
+        follow(self, self._replicas, *moments, self._strides(buffers))
         advance(self)
 
-    def _lengths(self, buffers: Buffers) -> dict[nn.Parameter, float]:
+    def _strides(self, buffers: Buffers) -> dict[nn.Parameter, float]:
         """How far each layer steps along its direction: lr times its average ratio times its factor."""
         everything = parameters_of(self)
         device = buffers.momentum.device

@@ -58,7 +58,8 @@ def plain(gradient: Tensor) -> Tensor:
 def _vector_norm(x: Tensor, ord: float = 2, dim: Any = None, keepdim: bool = False, **options: Any) -> Tensor:
     """torch's, where it is asked for along dimensions; else of the whole parameter's gradient."""
     if dim is not None or keepdim or options.get("out") is not None:
-        return torch.linalg.vector_norm(x, ord, dim, keepdim, **options)
+        along: Tensor = torch.linalg.vector_norm(x, ord, dim, keepdim, **options)
+        return along
     (norm,) = _whole_norms([x], float(ord), options.get("dtype"))
     return norm
 
@@ -99,7 +100,8 @@ def _norm(tensor: Tensor, order: float, dtype: torch.dtype | None) -> Tensor:
     dtype = torch.promote_types(tensor.dtype, torch.float32) if dtype is None else dtype
     if not tensor.numel():
         return torch.zeros((), dtype=dtype, device=tensor.device)
-    return torch.linalg.vector_norm(tensor, order, dtype=dtype)
+    norm: Tensor = torch.linalg.vector_norm(tensor, order, dtype=dtype)
+    return norm
 
 
 def _strategy_of(piece: PieceGradient) -> Strategy:
