@@ -274,6 +274,8 @@ def other_ways(rank, world):
             (loss.sum() / (3 * ROWS) if reduce == "sum" else loss.mean()).backward()
             assert parallel.clip_grad_norm(model, 0.0) == pytest.approx(want, rel=1e-4)
 
+    check_settled(rank, world)
+
     # A coordinate that the caller masks stays where it is but for decay.
     model = parallel.apply(build(), Plan(data=world, communication="compressed"), reduce="sum")
     mask = torch.ones(3, 10)
@@ -292,6 +294,24 @@ def other_ways(rank, world):
     other.load_state_dict(state)
     with pytest.warns(RuntimeWarning, match=r"103 elements.*is dropped"):
         train(model, other, rank, world, FREEZE, FREEZE + 1, "sum")
+
+
+def check_settled(rank, world):
+    """Shards and whole parameters find at the same step that the variance has settled."""
+    found = []
+    for zero in (0, 1):
+        model = parallel.apply(build(), Plan(data=world, zero=zero, communication="compressed"), reduce="sum")
+        config = settings("onebit_adam").replace(betas=(0.8, 0.75), onebit={"freeze_step": "settled"})
+        optimizer = optim.build(model, config, replicas=parallel.replicas(model))
+        at = next(
+            n
+            for n in range(200)
+            if train(model, optimizer, rank, world, n, n + 1, "sum") and optimizer.frozen
+        )
+        found.append(at + 1)
+    every = [None] * world
+    dist.all_gather_object(every, found)
+    assert found[0] == found[1] and found[0] % 4 == 0 and all(other == found for other in every), every
 
 
 def masked(model, masks):

@@ -10,6 +10,7 @@ import torch
 from mainspring.numerics.signs import Scale
 from mainspring.optim.flat import FlatAdam
 from mainspring.optim.onebit.buffers import Buffers, Masks, count, one_setting
+from mainspring.optim.onebit.settled import Settled, ends_warm_up
 from mainspring.optim.onebit.stage import advance, begin, follow, freeze, is_frozen
 from mainspring.optim.replicas import Replicas
 from mainspring.optim.states import allocate, computed_again, parameters_of
@@ -33,7 +34,8 @@ class OneBitAdam(FlatAdam):
         eps: added to the square root of the second moment.
         weight_decay: of the weights themselves.
         replicas: the ranks (`parallel.replicas(model)`).
-        freeze_step: steps of the warm-up; commonly 15 to 25 % of a run, past that of the learning rate.
+        freeze_step: steps of the warm-up, commonly 15 to 25 % of a run and past that of the learning rate; or
+            what tells that the variance has settled.
         masks: further coordinates to hold still, 0 of a parameter's mask; they are given anew to a run that
             is taken up again.
         bias_correction: as in `FlatAdam`; the correction of the last step of the warm-up is frozen with v.
@@ -53,7 +55,7 @@ class OneBitAdam(FlatAdam):
         weight_decay: float = 0.01,
         *,
         replicas: Replicas,
-        freeze_step: int,
+        freeze_step: int | Settled,
         masks: Masks | None = None,
         bias_correction: bool = True,
         scale: Scale = "l1",
@@ -87,7 +89,8 @@ class OneBitAdam(FlatAdam):
             self._follow_momentum(scale)
             return loss
         self.prepare(scale=scale)()
-        if (steps := count(self, "step")) >= self.freeze_step:
+        steps = count(self, "step")
+        if ends_warm_up(self, self._replicas, steps, self.freeze_step):
             freeze(self, steps, steps)
             self._own_buffers(fresh=True)
         return loss
