@@ -150,5 +150,7 @@ WAYS: dict[str, Callable[[Size, int], Run]] = {
     "1-bit LAMB": ours("onebit_lamb"),
 }
 """By name."""
+CHANGING = {"Adam, PowerSGD rank 4 (DDP)", "1-bit Adam", "0/1 Adam", "1-bit LAMB"}
+"""Of them those that communicate in another way once the variance is frozen, or PowerSGD begins."""
 JOINED = {"Adam, mean": ours("adamw"), "Adam, Adasum": ours("adamw", adasum=True)}
 """Ways to join what ranks computed; `benchmarks.convergence` compares them."""
