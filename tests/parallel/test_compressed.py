@@ -376,6 +376,26 @@ def with_tensor_ranks(rank, world):
     assert index == rank % 2
 
 
+def alike_on_tensor_ranks(rank, world):
+    """What tensor ranks both hold stays alike to the bit under every kind, and the loss falls."""
+    for kind, zero in (("onebit_lamb", 0), ("onebit_lamb", 1), ("zero_one_adam", 0)):
+        plan = Plan(data=2, tensor=2, zero=zero, communication="compressed")
+        model = parallel.apply(build(), plan, reduce="sum", rules={"0": "column", "2": "row"})
+        optimizer = optim.build(model, settings(kind), replicas=parallel.replicas(model))
+        before = loss_of(model)
+        for step in range(2 * STEPS):
+            x, y = rows(step)
+            half = slice(rank // 2 * ROWS // 2, (rank // 2 + 1) * ROWS // 2)
+            ((model(x[half]) - y[half]).square().sum() / (3 * ROWS)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        optimizer.settle()
+        assert loss_of(model) < 0.9 * before, (kind, zero)
+        every = [None] * world
+        dist.all_gather_object(every, model[2].bias.tolist())  # with zero = 1 what a data rank has of it
+        assert every[rank] == every[rank ^ 1], (kind, zero)
+
+
 ORDER = ((3, 0, 1, 2), (0, 1, 2, 3))
 """Of the four parameters in the buffer: what is not cut first; in shards as the model has them."""
 
@@ -539,6 +559,7 @@ def own_gradients(rank, world):
 def meshes(rank, world):
     own_gradients(rank, world)
     with_tensor_ranks(rank, world)
+    alike_on_tensor_ranks(rank, world)
 
 
 @pytest.mark.distributed
