@@ -31,6 +31,7 @@ SEEDS = (0, 1, 2)
 TEXT = Path(__file__).parents[2] / "shared/data/lm/tinyshakespeare/input.txt.gz"
 FP32, BF16 = "Adam, fp32 all-reduce (DDP)", "Adam, bf16 all-reduce (DDP)"
 FP16, POWER = "Adam, fp16 hook (DDP)", "Adam, PowerSGD rank 4 (DDP)"
+LAMB, SIGNS_OF_LAMB = "LAMB, fp32 all-reduce", "1-bit LAMB"
 COMPARED = [FP32, "Adam, fp32 all-reduce", FP16, POWER, "1-bit Adam"]
 """What the bars are about."""
 FOLLOWED = [FP32, FP16, POWER, "1-bit Adam"]
@@ -183,6 +184,11 @@ def of_steps(rows: list[dict[str, Any]], size: Size) -> list[Bar]:
     for name, way, bar in BARS:
         ratio = seconds_to(size.steps, size, of[SLOW, way]) / whole
         found.append(Bar(f"time of a run at {SLOW}, {name} / 1-bit Adam", ratio, bar))
+    step = float(of[SLOW, FP16]["seconds"]) / float(mine["seconds"])
+    found.append(Bar(f"step at {SLOW}, fp16 hook / 1-bit Adam", step, 2.4))
+    if (SLOW, LAMB) in of:
+        lamb, its_signs = (seconds_to(size.steps, size, of[SLOW, way]) for way in (LAMB, SIGNS_OF_LAMB))
+        found.append(Bar(f"time of a run at {SLOW}, LAMB, fp32 / 1-bit LAMB", lamb / its_signs, 4.0))
     peer = BF16 if (FAST, BF16) in of else FP16
     ratio = float(of[FAST, peer]["seconds"]) / float(of[FAST, MINE]["seconds"])
     name = peer.removeprefix("Adam, ").removesuffix(" (DDP)")
