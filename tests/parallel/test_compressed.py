@@ -34,8 +34,9 @@ def rows(step):
     return x, torch.stack([x[:, 0] * x[:, 1], x[:, 2], x[:, 3].sin()], 1)
 
 
-def settings(kind):
-    return OptimConfig(kind=kind, lr=LR, betas=BETAS, eps=EPS, weight_decay=DECAY, onebit=ONE_BIT)
+def settings(kind, sends="directions"):
+    onebit = {**ONE_BIT, "sends": sends}
+    return OptimConfig(kind=kind, lr=LR, betas=BETAS, eps=EPS, weight_decay=DECAY, onebit=onebit)
 
 
 def what(step):
@@ -46,13 +47,13 @@ def what(step):
     return "meet" if policy.communicates(step) else "alone"
 
 
-def simulator(kind, world):
+def simulator(kind, world, sends="directions"):
     model = build()
     sizes = [p.numel() for p in model.parameters()]
     start = torch.cat([p.detach().flatten() for p in model.parameters()])
     decay = [DECAY if p.ndim > 1 else 0.0 for p in model.parameters()]
     chunks = even_chunks(sizes, world)
-    numbers = {"lr": LR, "betas": BETAS, "eps": EPS, "freeze": FREEZE}
+    numbers = {"lr": LR, "betas": BETAS, "eps": EPS, "freeze": FREEZE, "directions": sends == "directions"}
     if kind == "onebit_lamb":
         return onebit.Lamb(start, sizes, decay, onebit.Mean([[sum(c)] for c in chunks]), **numbers)
     if kind == "zero_one_adam":
@@ -61,9 +62,9 @@ def simulator(kind, world):
     return onebit.Adam(start, sizes, decay, onebit.Mean(chunks), **numbers)
 
 
-def moved_to(kind, before, world):
+def moved_to(kind, before, world, sends):
     """A simulator goes on over another number of ranks: what is owed goes along, in one piece."""
-    after = simulator(kind, world)
+    after = simulator(kind, world, sends)
     if kind == "zero_one_adam" and before.alone is not None:
         before.meet()
     owed = before.mean.owed
@@ -116,16 +117,18 @@ def train(model, optimizer, rank, world, first, last, reduce, accumulation=1):
     return wires
 
 
-def spread(kind, world, reduce, **plan):
+def spread(kind, world, reduce, sends="directions", **plan):
     model = parallel.apply(build(), Plan(data=world, communication="compressed", **plan), reduce=reduce)
-    return model, optim.build(model, settings(kind), replicas=parallel.replicas(model))
+    return model, optim.build(model, settings(kind, sends), replicas=parallel.replicas(model))
 
 
 SCENARIOS = [
     ("onebit_adam", {}, "mean", 1),
     ("onebit_adam", {}, "sum", 2),
     ("onebit_adam", {"zero": 1}, "sum", 2),
+    ("onebit_adam", {"sends": "momenta"}, "mean", 1),
     ("onebit_lamb", {}, "sum", 1),
+    ("onebit_lamb", {"sends": "momenta"}, "sum", 1),
     ("onebit_lamb", {"zero": 1}, "mean", 1),
     ("zero_one_adam", {}, "sum", 1),
 ]
@@ -138,7 +141,7 @@ def label(kind, plan, reduce):
 def ranks_and_one_process(rank, world, folder):
     went_on = []
     for kind, plan, reduce, accumulation in SCENARIOS:
-        simulated = simulator(kind, world)
+        simulated = simulator(kind, world, plan.get("sends", "directions"))
         model, optimizer = spread(kind, world, reduce, **plan)
         sent = []
         for step in range(STEPS):
@@ -193,9 +196,10 @@ def check_bytes(kind, plan, world, rank, sent):
 def goes_on(rank, world, before, folder):
     ends = []
     for kind, plan, reduce, accumulation in SCENARIOS:
-        simulated = simulator(kind, before)
+        sends = plan.get("sends", "directions")
+        simulated = simulator(kind, before, sends)
         play(simulated, before, 0, STEPS)
-        simulated = moved_to(kind, simulated, world)
+        simulated = moved_to(kind, simulated, world, sends)
         play(simulated, world, STEPS, STEPS + 4)
         model, optimizer = spread(kind, world, reduce, **plan)
         saved = checkpoint.latest(folder + "/" + label(kind, plan, reduce))

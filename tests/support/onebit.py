@@ -50,9 +50,11 @@ class Simulated:
         sizes: elements of each tensor.
         decay: weight decay of each tensor; LAMB adapts those that have one.
         mean: what joins messages.
+        directions: messages hold momenta over the root of the variance.
     """
 
-    def __init__(self, start, sizes, decay, mean, *, lr, betas, eps, freeze):
+    def __init__(self, start, sizes, decay, mean, *, lr, betas, eps, freeze, directions=True):
+        self.directions = directions
         self.x = start.double().clone()
         self.sizes, self.mean = sizes, mean
         self.lr, self.betas, self.eps, self.freeze = lr, betas, eps, freeze
@@ -74,6 +76,14 @@ class Simulated:
     def direction(self, m, v):
         return m / (v.sqrt() + self.eps) + self.decay * self.x
 
+    def widths(self):
+        return self.v.sqrt() + self.eps if self.directions else torch.ones_like(self.v)
+
+    def joined(self, rows, scaling=1.0):
+        """The mean of what ranks have become of the momentum, by way of messages."""
+        seen = (self.v != 0) if self.directions else 1.0
+        return self.mean(rows * seen / self.widths() * scaling) / scaling * self.widths() * (self.v != 0)
+
     @property
     def weights(self):
         """Of each rank [W, n] (or of all [n])."""
@@ -89,7 +99,7 @@ class Adam(Simulated):
                 self.m, self.v = m, v
         else:
             b1 = self.betas[0]
-            self.m = self.mean(b1 * self.m + (1 - b1) * rows.double()) * (self.v != 0)
+            self.m = self.joined(b1 * self.m + (1 - b1) * rows.double())
             m, v = self.m, self.v
         self.x = self.x - self.lr * self.direction(m, v)
 
@@ -120,14 +130,15 @@ class Lamb(Simulated):
         self.x = self.x - self.lr * scale * self.direction(m, v)
         if self.t == self.freeze:
             self.m, self.v, self.fresh = m, v, v.clone()
-            sizes = [part.norm() / len(part) ** 0.5 for part in self.parts(m)]
+            sent = self.parts(m / self.widths())
+            sizes = [part.norm() / len(part) ** 0.5 for part in sent]
             each = [float(sum(sizes) / len(sizes) / size) for size in sizes]
             self.scaling = self.spread(each)
 
     def compressed(self, rows):
         b1, b2 = self.betas
         before = self.m
-        self.m = self.mean((b1 * before + (1 - b1) * rows) * self.scaling) / self.scaling * (self.v != 0)
+        self.m = self.joined(b1 * before + (1 - b1) * rows, self.scaling)
         guess = (self.m - b1 * before) / (1 - b1)
         self.fresh = b2 * self.fresh + (1 - b2) * guess * guess
         return self.m, self.v

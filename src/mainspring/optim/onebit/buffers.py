@@ -89,6 +89,10 @@ class Buffers:
         if self.mask is not None:
             self.momentum.mul_(self.mask)
 
+    def widths(self) -> Tensor:
+        """What makes a direction of a momentum, sqrt(v) + eps of everything [total]; every rank calls it."""
+        return self._replicas.gather(self.own("exp_avg_sq").sqrt().add_(one_setting(self._optimizer, "eps")))
+
     def settle(self) -> None:
         """Owe in common, and show it as states; every rank calls it."""
         owed = self.compressed.share()[self._replicas.own]
@@ -130,6 +134,18 @@ class Buffers:
                 stacklevel=2,
             )
         self.compressed.restore(owed)
+
+
+def compress(buffers: Buffers, widths: Tensor | None) -> None:
+    """Replace the ranks' momenta by their compressed mean, sent over `widths` [total], where given."""
+    momentum = buffers.momentum
+    if widths is not None:
+        buffers.hold_still()  # over a root of 0 a momentum would drown the others
+        momentum.div_(widths)
+    buffers.compressed(momentum, name="momentum")
+    if widths is not None:
+        momentum.mul_(widths)
+    buffers.hold_still()
 
 
 def count(optimizer: torch.optim.Optimizer, key: str) -> int:
