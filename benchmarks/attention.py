@@ -28,8 +28,9 @@ LAYERS, QUICK_LAYERS = 4, 2
 LIMIT, QUICK_LIMIT = 4096, 1536
 """MiB that a child may take beside its program and model."""
 FASTER, LONGER = 5.0, 10.0
-STEP = 1.15
-"""From a length to the next that is tried."""
+STEPS = {"dense": 1.15, "sparse": 1.25}
+"""From a length to the next that is tried; ours takes the coarser ones, so that what it is told to reach is
+rather too little."""
 
 
 def timed(length: int, heads: int) -> list[dict[str, Any]]:
@@ -54,7 +55,7 @@ def longest(side: str, first: int, mebibytes: int, layers: int, enough: int | No
     """The longest row that trains; where `enough` is given, no longer one is looked for."""
     length, best = first, None
     while (found := fits(side, length, mebibytes, THREADS, layers)) is None:
-        length = _blocks(length / STEP)
+        length = _blocks(length / STEPS[side])
     while found is not None:
         best = {
             "side": side,
@@ -62,7 +63,7 @@ def longest(side: str, first: int, mebibytes: int, layers: int, enough: int | No
             "longest_tokens": length,
             "step_seconds": found["seconds"],
         }
-        longer = _blocks(length * STEP)
+        longer = _blocks(length * STEPS[side])
         if enough is not None and length >= enough:
             break
         found = fits(side, longer, mebibytes, THREADS, layers)
