@@ -117,8 +117,8 @@ def _bf16(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
 
 
 def _stepper(model: nn.Module, optimizer: torch.optim.Optimizer, size: Size) -> Callable[[Tensor], float]:
-    """Steps whose learning rate rises for a third of the steps before the freeze, so that the variance is seen
-    to settle, and falls to a tenth."""
+    """Steps whose learning rate rises for a third of the steps before the freeze, so that the variance can
+    settle, and falls to a tenth."""
     shape = {"kind": "linear", "warmup_steps": size.freeze // 3, "final_ratio": 0.1}
     schedule = OptimConfig(lr=1.0, schedule=shape)  # type: ignore[arg-type]
     peaks = [float(group["lr"]) for group in optimizer.param_groups]

@@ -1,0 +1,39 @@
+"""What the signs are of: momenta over the root of the variance leave rare coordinates their own size of step."""
+
+import pytest
+import torch
+from torch import nn
+
+from mainspring import optim, parallel
+from mainspring.optim import OptimConfig
+from mainspring.parallel import Plan
+
+LARGE, SMALL, LR, FREEZE = 1.0, 1e-3, 1e-2, 40
+
+
+def train(kind, sends):
+    """How far coordinates of large and of small gradients go in a step, on average, in learning rates."""
+    torch.manual_seed(0)
+    model = parallel.apply(nn.Linear(64, 64, bias=False), Plan(communication="compressed"))
+    onebit = {"freeze_step": FREEZE, "sends": sends}
+    config = OptimConfig(kind=kind, lr=LR, weight_decay=0.0, onebit=onebit)
+    optimizer = optim.build(model, config, replicas=parallel.replicas(model))
+    sizes = torch.where(torch.arange(64) < 56, LARGE, SMALL)
+    gone = torch.zeros(64)
+    for step in range(2 * FREEZE):
+        draw = torch.Generator().manual_seed(step)
+        model.weight.grad = sizes[:, None] * torch.randn(64, 64, generator=draw)
+        before = model.weight.detach().clone()
+        optimizer.step()
+        if step >= FREEZE:
+            gone += (model.weight.detach() - before).abs().mean(1) / FREEZE
+    scale = LR * before.norm() / 64 if kind == "onebit_lamb" else LR
+    return float(gone[:56].mean() / scale), float(gone[56:].mean() / scale)
+
+
+@pytest.mark.parametrize("kind", ["onebit_adam", "onebit_lamb"])
+def test_small_coordinates_take_small_steps(kind):
+    large, small = train(kind, "directions")
+    assert 0.3 < small / large < 3
+    large, small = train(kind, "momenta")  # a momentum of the large ones' length over their own small root
+    assert small / large > 100
