@@ -30,7 +30,7 @@ SIGNS = {
     "1-bit LAMB": "LAMB, fp32 all-reduce",
 }
 """Each beside what it stands in for."""
-SIZES = {"full": Size(128, 4, 1000, 0, 150, rows=8), "quick": Size(32, 1, 200, 0, 90, rows=4)}
+SIZES = {"full": Size(64, 2, 600, 0, 90, rows=8), "quick": Size(32, 1, 200, 0, 90, rows=4)}
 REAL = {"full": Size(64, 2, 200, 0, 30), "quick": Size(32, 1, 40, 0, 6)}
 """Of Adasum on ranks that are processes."""
 RACES = {"full": Race(64, 2, 200), "quick": Race(32, 1, 40)}

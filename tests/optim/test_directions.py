@@ -1,4 +1,4 @@
-"""What the signs are of: momenta over the root of the variance leave rare coordinates their own size of step."""
+"""What the signs are of: momenta over the root of the variance leave rare coordinates steps of their size."""
 
 import pytest
 import torch
