@@ -17,7 +17,7 @@ LENGTH = "variance_norm"
 
 @dataclass(frozen=True)
 class Settled:
-    """The warm-up ends once the variance is no longer what it was by less than this.
+    """The warm-up ends once the variance hardly changes any more.
 
     Tang et al. 2021 compare the sums |v| of steps that lie 1 / (1 - beta2) apart, which is as far back as v
     sees, once the learning rate has risen: the freeze is where the later is at least 0.96 of the earlier.
