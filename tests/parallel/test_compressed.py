@@ -128,7 +128,6 @@ SCENARIOS = [
     ("onebit_adam", {"zero": 1}, "sum", 2),
     ("onebit_adam", {"sends": "momenta"}, "mean", 1),
     ("onebit_lamb", {}, "sum", 1),
-    ("onebit_lamb", {"sends": "momenta"}, "sum", 1),
     ("onebit_lamb", {"zero": 1}, "mean", 1),
     ("zero_one_adam", {}, "sum", 1),
 ]

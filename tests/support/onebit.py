@@ -50,7 +50,7 @@ class Simulated:
         sizes: elements of each tensor.
         decay: weight decay of each tensor; LAMB adapts those that have one.
         mean: what joins messages.
-        directions: messages hold momenta over the root of the variance.
+        directions: messages of 1-bit Adam hold momenta over the root of the variance.
     """
 
     def __init__(self, start, sizes, decay, mean, *, lr, betas, eps, freeze, directions=True):
@@ -76,14 +76,6 @@ class Simulated:
     def direction(self, m, v):
         return m / (v.sqrt() + self.eps) + self.decay * self.x
 
-    def widths(self):
-        return self.v.sqrt() + self.eps if self.directions else torch.ones_like(self.v)
-
-    def joined(self, rows, scaling=1.0):
-        """The mean of what ranks have become of the momentum, by way of messages."""
-        seen = (self.v != 0) if self.directions else 1.0
-        return self.mean(rows * seen / self.widths() * scaling) / scaling * self.widths() * (self.v != 0)
-
     @property
     def weights(self):
         """Of each rank [W, n] (or of all [n])."""
@@ -99,7 +91,12 @@ class Adam(Simulated):
                 self.m, self.v = m, v
         else:
             b1 = self.betas[0]
-            self.m = self.joined(b1 * self.m + (1 - b1) * rows.double())
+            rows, moves = b1 * self.m + (1 - b1) * rows.double(), self.v != 0
+            if self.directions:
+                width = self.v.sqrt() + self.eps
+                self.m = self.mean(rows * moves / width) * width * moves
+            else:
+                self.m = self.mean(rows) * moves
             m, v = self.m, self.v
         self.x = self.x - self.lr * self.direction(m, v)
 
@@ -130,15 +127,14 @@ class Lamb(Simulated):
         self.x = self.x - self.lr * scale * self.direction(m, v)
         if self.t == self.freeze:
             self.m, self.v, self.fresh = m, v, v.clone()
-            sent = self.parts(m / self.widths())
-            sizes = [part.norm() / len(part) ** 0.5 for part in sent]
+            sizes = [part.norm() / len(part) ** 0.5 for part in self.parts(m)]
             each = [float(sum(sizes) / len(sizes) / size) for size in sizes]
             self.scaling = self.spread(each)
 
     def compressed(self, rows):
         b1, b2 = self.betas
         before = self.m
-        self.m = self.joined(b1 * before + (1 - b1) * rows, self.scaling)
+        self.m = self.mean((b1 * before + (1 - b1) * rows) * self.scaling) / self.scaling * (self.v != 0)
         guess = (self.m - b1 * before) / (1 - b1)
         self.fresh = b2 * self.fresh + (1 - b2) * guess * guess
         return self.m, self.v

@@ -145,13 +145,7 @@ def _onebit_lamb(groups: list[dict[str, Any]], config: OptimConfig, replicas: Re
         factor_max=one.factor_max,
         factor_change=one.factor_change,
     )
-    return OneBitLamb(
-        groups,
-        freeze_step=_freeze(config),
-        thresholds=thresholds,
-        sends=one.sends,
-        **_signs(config, replicas),
-    )
+    return OneBitLamb(groups, freeze_step=_freeze(config), thresholds=thresholds, **_signs(config, replicas))
 
 
 def _zero_one_adam(groups: list[dict[str, Any]], config: OptimConfig, replicas: Replicas) -> ZeroOneAdam:

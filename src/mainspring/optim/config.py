@@ -31,8 +31,8 @@ class OneBitConfig(Section):
     scale: Literal["l1", "l2"] = "l1"
     """Length of a message's signs: the mean of absolute values, or the root of the mean square."""
     sends: Literal["directions", "momenta"] = "directions"
-    """With "onebit_adam" and "onebit_lamb", what the signs are of: momenta over the root of the variance,
-    which are alike in size, or momenta as they are (the papers)."""
+    """With "onebit_adam", what the signs are of: momenta over the root of the variance, which are alike in
+    size, or momenta as they are (the paper)."""
     ratio_min: float = Field(0.01, gt=0)
     """With "onebit_lamb": smallest trust ratio of the warm-up."""
     ratio_max: float = Field(10.0, gt=0)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mainspring.numerics.signs import Scale
 from mainspring.optim.flat import FlatAdam
-from mainspring.optim.onebit.buffers import Buffers, Masks, compress, count, one_setting
+from mainspring.optim.onebit.buffers import Buffers, Masks, count, one_setting
 from mainspring.optim.onebit.settled import Settled, ends_warm_up
 from mainspring.optim.onebit.stage import Sends, advance, begin, follow, freeze, is_frozen, sends_directions
 from mainspring.optim.replicas import Replicas
@@ -122,6 +122,18 @@ class OneBitAdam(FlatAdam):
         buffers = self._own_buffers(fresh=False)
         beta1, _ = one_setting(self, "betas")
         self._replicas.add_gradients(buffers.momentum, beta1, (1 - beta1) * scale)
-        compress(buffers, self._widths)
+        self._compress(buffers, self._widths)
         follow(self, self._replicas, buffers.own("exp_avg"), buffers.own("exp_avg_sq"), {})
         advance(self)
+
+    @staticmethod
+    def _compress(buffers: Buffers, widths: Tensor | None) -> None:
+        """Replace momenta by their mean, sent over `widths` [total], where given."""
+        momentum = buffers.momentum
+        if widths is not None:
+            buffers.hold_still()  # over a root of 0 a momentum would drown the others
+            momentum.div_(widths)
+        buffers.compressed(momentum, name="momentum")
+        if widths is not None:
+            momentum.mul_(widths)
+        buffers.hold_still()

@@ -136,18 +136,6 @@ class Buffers:
         self.compressed.restore(owed)
 
 
-def compress(buffers: Buffers, widths: Tensor | None) -> None:
-    """Replace the ranks' momenta by their compressed mean, sent over `widths` [total], where given."""
-    momentum = buffers.momentum
-    if widths is not None:
-        buffers.hold_still()  # over a root of 0 a momentum would drown the others
-        momentum.div_(widths)
-    buffers.compressed(momentum, name="momentum")
-    if widths is not None:
-        momentum.mul_(widths)
-    buffers.hold_still()
-
-
 def count(optimizer: torch.optim.Optimizer, key: str) -> int:
     """A number that the states of all parameters share: the most that one has."""
     return max(int(optimizer.state[p][key].item()) for p in parameters_of(optimizer))

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from mainspring.nn.span import logical_shape
 from mainspring.numerics.signs import Scale
 from mainspring.optim.lamb import Lamb, Work
-from mainspring.optim.onebit.buffers import Buffers, Masks, compress, count, one_setting
+from mainspring.optim.onebit.buffers import Buffers, Masks, count, one_setting
 from mainspring.optim.onebit.settled import Settled, ends_warm_up
-from mainspring.optim.onebit.stage import Sends, advance, begin, follow, freeze, is_frozen, sends_directions
+from mainspring.optim.onebit.stage import advance, begin, follow, freeze, is_frozen
 from mainspring.optim.replicas import Replicas
 from mainspring.optim.runs import local, plain
 from mainspring.optim.states import allocate, computed_again, parameters_of
@@ -43,16 +43,14 @@ class OneBitLamb(Lamb):
     """1-bit LAMB (Li et al. 2022, arXiv 2104.06069, algorithm 1).
 
     For `freeze_step` steps it is LAMB, and each layer keeps an average of its trust ratio. Then v stays, and
-    the ranks average momenta in signs as 1-bit Adam does, as one run with a single scale: what is sent of a
-    layer (`OneBitAdam` says what) is first multiplied by a number, fixed at the freeze, that makes them of
-    like size. A layer steps `lr r c u`, with c that average, and r the largest of sqrt(v) / sqrt(fresh v) in
-    it, where the fresh variance goes on by the gradient that the new and the old momentum tell of; r stays
-    within bounds and changes slowly (`Thresholds`). With weight decay r counts only for Adam's share of the
-    direction.
+    the ranks average momenta in signs as 1-bit Adam does, as one run with a single scale: each layer's
+    momentum is first multiplied by a number, fixed at the freeze, that makes them of like size. A layer steps
+    `lr r c u`, with c that average, and r the largest of sqrt(v) / sqrt(fresh v) in it, where the fresh
+    variance goes on by the gradient that the new and the old momentum tell of; r stays within bounds and
+    changes slowly (`Thresholds`). With weight decay r counts only for Adam's share of the direction.
 
     Args:
-        params: parameters or groups, which share `betas` and `eps`. Those without `adapt` step as in 1-bit
-            Adam.
+        params: parameters or groups; groups share `betas`. Those without `adapt` step as in 1-bit Adam.
         lr: learning rate.
         betas: decay of the first and the second moment.
         eps: added to the square root of the second moment.
@@ -61,7 +59,6 @@ class OneBitLamb(Lamb):
         freeze_step: as in `OneBitAdam`.
         masks: as in `OneBitAdam`.
         thresholds: bounds of ratios and factors.
-        sends: as in `OneBitAdam`; "momenta" are the original's.
         adapt: as in `Lamb`.
         bias_correction: as in `OneBitAdam`.
         scale: as in `OneBitAdam`.
@@ -80,7 +77,6 @@ class OneBitLamb(Lamb):
         freeze_step: int | Settled,
         masks: Masks | None = None,
         thresholds: Thresholds | None = None,
-        sends: Sends = "directions",
         adapt: bool = True,
         bias_correction: bool = True,
         scale: Scale = "l1",
@@ -101,8 +97,7 @@ class OneBitLamb(Lamb):
         self.thresholds = Thresholds() if thresholds is None else thresholds
         self._replicas, self._masks, self._scale = replicas, dict(masks or {}), scale
         self._buffers: Buffers | None = None
-        self._sends = sends
-        self._widths: Tensor | None = None
+        self._scaling: Tensor | None = None
         replicas.follow(lambda: not self.frozen)
 
     @property
@@ -152,9 +147,9 @@ class OneBitLamb(Lamb):
         return ratio
 
     def _freeze(self, steps: int) -> None:
-        freeze(self, steps, steps, self._sends)
+        freeze(self, steps, steps)
         everything = parameters_of(self)
-        rows = torch.stack([self._sent(p).double().square().sum() for p in everything])[:, None]
+        rows = torch.stack([self.state[p]["exp_avg"].double().square().sum() for p in everything])[:, None]
         self._replicas.join(everything, rows, "sum")
         sizes = torch.tensor([logical_shape(p).numel() for p in everything], dtype=torch.float64)
         lengths = (rows[:, 0].cpu() / sizes).sqrt()
@@ -166,34 +161,29 @@ class OneBitLamb(Lamb):
             state[FRESH] = state["exp_avg_sq"].clone()
         self._own_buffers(fresh=True)
 
-    def _sent(self, parameter: nn.Parameter) -> Tensor:
-        """What is sent of a parameter, before it is brought to the size of the others."""
-        state = self.state[parameter]
-        momentum: Tensor = state["exp_avg"]
-        if not sends_directions(self):
-            return momentum
-        return momentum / state["exp_avg_sq"].sqrt().add_(one_setting(self, "eps"))
-
     def _own_buffers(self, *, fresh: bool) -> Buffers:
         if self._buffers is None:
             compressed = self._replicas.compressed(whole=True, scale=self._scale)
             self._buffers = Buffers(self, self._replicas, self._masks, compressed)
-        if self._buffers.adopt(("exp_avg", "exp_avg_sq", FRESH), fresh=fresh) or self._widths is None:
+        if self._buffers.adopt(("exp_avg", "exp_avg_sq", FRESH), fresh=fresh) or self._scaling is None:
             own = torch.ones_like(self._buffers.own("exp_avg"))
             for parameter in parameters_of(self):
                 own[self._replicas.place(parameter)] = self.state[parameter]["scaling"].to(own.device)
-            self._widths = self._replicas.gather(own.reciprocal_())
-            if sends_directions(self):
-                self._widths.mul_(self._buffers.widths())
+            self._scaling = self._replicas.gather(own)
         return self._buffers
 
     def _follow_momentum(self) -> None:
         buffers = self._own_buffers(fresh=False)
+        scaling = self._scaling
+        assert scaling is not None
         beta1, beta2 = one_setting(self, "betas")
         momentum = buffers.momentum
         guessed = buffers.own("exp_avg") * -beta1
         self._replicas.add_gradients(momentum, beta1, 1 - beta1)
-        compress(buffers, self._widths)
+        momentum.mul_(scaling)
+        buffers.compressed(momentum, name="momentum")
+        momentum.div_(scaling)
+        buffers.hold_still()
         guessed.add_(buffers.own("exp_avg")).div_(1 - beta1)
         buffers.own(FRESH).mul_(beta2).addcmul_(guessed, guessed, value=1 - beta2)
         moments = buffers.own("exp_avg"), buffers.own("exp_avg_sq")
