@@ -10,6 +10,10 @@ from mainspring.train.events import StepDone
 from support.spawn import run_ranks
 from train.tiny import fit, recipe
 
+pytestmark = [
+    pytest.mark.filterwarnings(r"ignore:`torch\.jit\.script_method` is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor"),
+]
 COMPILED = {"train__compile": True, "optim__schedule": {"kind": "constant"}}
 
 
