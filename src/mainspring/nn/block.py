@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -54,8 +53,6 @@ class Block(nn.Module):
         self.pre = config.norm_place == "pre"
         self.dropout = config.dropout
         self.gates = Gates()
-        self.fused = False
-        """Compile the layer where gradients are wanted: see `fuse`."""
         self.attention = SelfAttention(config)
         self.attention_norm = make_norm(config)
         self.cross = CrossAttention(config) if cross else None
@@ -109,7 +106,7 @@ class Block(nn.Module):
         if remat and torch.is_grad_enabled():
             # Inside the layer, so that a wrapper's hooks (gathering shards) run once, not twice.
             again: Tensor | LayerOutput = checkpoint(
-                self._run_layer,
+                self._apply_layer,
                 x,
                 sight,
                 memory,
@@ -121,11 +118,7 @@ class Block(nn.Module):
                 use_reentrant=False,
             )
             return again
-        return self._run_layer(x, sight, memory, cross_sight, store, context, valid, expose)
-
-    def _run_layer(self, *inputs: Any) -> Tensor | LayerOutput:
-        fused = self.fused and torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        return _compiled()(self, *inputs) if fused else self._apply_layer(*inputs)
+        return self._apply_layer(x, sight, memory, cross_sight, store, context, valid, expose)
 
     def _apply_layer(
         self,
@@ -170,21 +163,3 @@ class Block(nn.Module):
         x = x + y
         normed: Tensor = x if self.pre else norm(x)
         return normed
-
-
-def fuse(model: nn.Module) -> None:
-    """Compile the layers of a model for training: normalisation, activation, dropout and residual take few
-    passes over memory instead of many.
-
-    Masks are still made from the data, outside, once a pass, and hooks of a wrapper stay outside, too. All
-    layers share one compiled function; the first pass of a shape waits for it (up to a minute on a CPU).
-    """
-    for module in model.modules():
-        if isinstance(module, Block):
-            module.fused = True
-
-
-@functools.cache
-def _compiled() -> Callable[..., Tensor | LayerOutput]:
-    """The layer as a function of itself, so that copies of a model need no function of their own."""
-    return torch.compile(Block._apply_layer, dynamic=False)

@@ -57,9 +57,6 @@ class TrainConfig(Section):
     """On a CPU with glibc: keep memory that a step frees for the next, which then has no page faults. The
     peak may be higher, since what is kept in small pieces does not serve a large block; the plan does not
     count that. Not with plan.offload = "disk", which gives memory back."""
-    compile: bool = False
-    """Compile the layers of the model: normalisation, activation, dropout and residual in few passes over
-    memory. Needs a C++ compiler on a CPU; the first step takes up to a minute longer."""
     layer_drop: LayerDropConfig | None = None
     """Leave layers out by chance, more as training goes on (None: never)."""
     tensorboard: bool = False
@@ -95,15 +92,6 @@ class Recipe(Section):
             raise ValueError(
                 'train.keep_memory keeps what plan.offload = "disk" gives back to the system, to stay in its '
                 "limit; set one of them"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _what_is_compiled_stays(self) -> Self:
-        if self.train.compile and self.train.layer_drop is not None:
-            raise ValueError(
-                "train.compile with train.layer_drop: what is dropped changes from step to step, and layers "
-                "would be compiled anew each time; set one of them"
             )
         return self
 

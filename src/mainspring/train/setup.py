@@ -17,7 +17,6 @@ from mainspring.config import parse
 from mainspring.data.dataset import TokenData
 from mainspring.errors import DataError, PlanError
 from mainspring.nn import Transformer, TransformerConfig, initialize
-from mainspring.nn.block import fuse
 from mainspring.objectives import Evolves, Objective, Vocabulary
 from mainspring.parallel import World
 from mainspring.planner import Batch, Estimate, Machine
@@ -180,6 +179,4 @@ def _model(
             objective.start(module)
 
     parallel.materialize(model, world.device, begin)
-    if recipe.train.compile:
-        fuse(model)
     return model, drawn
