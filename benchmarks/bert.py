@@ -3,7 +3,7 @@
 The same shape, the same text in rows that are full, the same number of masked tokens, AdamW and clipping; no
 dropout, so that both sides do the same arithmetic. Ours predicts at masked positions only; the peer's model
 computes logits everywhere, as it comes. Each side trains in a process of its own, sides take turns, and a
-figure is the median of the rounds' medians over steps (the first compile and do not count).
+figure is the median of the rounds' medians over steps (the peer's first steps compile and do not count).
 
 The physical bound is the rate of matrix products at this model's shapes, measured in the same run: 6 FLOPs a
 multiplied weight and token, and the scores of attention. The head's products count where tokens are masked.
@@ -175,9 +175,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         build_data(Path(folder))
         for precision in ("fp32", "bf16") if multiplies_bf16() and not arguments.quick else ("fp32",):
-            sides = {
-                s: partial(measure, Path(folder), size, steps, precision, s) for s in (OURS, COMPILED, PEER)
-            }
+            sides = {s: partial(measure, Path(folder), size, steps, precision, s) for s in (OURS, PEER)}
             taken = interleave_parts(arguments.parts, f"{size} {precision}", rounds, sides)
             seconds = {side: median([one[0] for one in found]) for side, found in taken.items()}
             peak = median([one[1] for found in taken.values() for one in found])
