@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Bar, finish, interleave, median, multiplies_bf16, options
+from benchmarks.harness import Bar, finish, interleave_parts, median, multiplies_bf16, options
 from benchmarks.trainer import ends_of_steps
 
 SHAPES = {"full": (768, 12, 12, 8), "quick": (256, 2, 4, 8)}
@@ -125,8 +125,8 @@ def child(side: str, folder: Path, size: str, steps: int, precision: str, out: P
     (out / "seconds.json").write_text(json.dumps(median(seconds)))
 
 
-def measure(folder: Path, size: str, steps: int, precision: str, side: str) -> float:
-    """Seconds of a step, in a process of its own."""
+def measure(folder: Path, size: str, steps: int, precision: str, side: str) -> list[float]:
+    """Seconds of a step, in a process of its own, and the rate of matrix products just after it."""
     with tempfile.TemporaryDirectory() as out:
         told = [side, str(folder), size, str(steps), precision, out]
         environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "MKL_NUM_THREADS": str(THREADS)}
@@ -135,7 +135,7 @@ def measure(folder: Path, size: str, steps: int, precision: str, side: str) -> f
         if ran.returncode:
             raise RuntimeError(f"{side}: {ran.stderr[-3000:]}")
         seconds: float = json.loads((Path(out) / "seconds.json").read_text())
-    return seconds
+    return [seconds, gemm_rate(size, precision)]
 
 
 def gemm_rate(size: str, precision: str) -> float:
@@ -167,7 +167,7 @@ def flops_per_token(size: str) -> float:
 
 def main() -> int:
     """Compare; in bf16 too where the machine multiplies it."""
-    arguments = options(__doc__ or "")
+    arguments = options(__doc__ or "", parts=True)
     size, rounds, steps = ("quick", 1, 8) if arguments.quick else ("full", 5, 8)
     tokens = SHAPES[size][3] * SEQUENCE
     rows: list[dict[str, Any]] = []
@@ -176,8 +176,9 @@ def main() -> int:
         build_data(Path(folder))
         for precision in ("fp32", "bf16") if multiplies_bf16() and not arguments.quick else ("fp32",):
             sides = {s: partial(measure, Path(folder), size, steps, precision, s) for s in (OURS, PEER)}
-            seconds = {side: median(found) for side, found in interleave(rounds, sides).items()}
-            peak = gemm_rate(size, precision)
+            taken = interleave_parts(arguments.parts, f"{size} {precision}", rounds, sides)
+            seconds = {side: median([one[0] for one in found]) for side, found in taken.items()}
+            peak = median([one[1] for found in taken.values() for one in found])
             share = {side: tokens / s * flops_per_token(size) / peak for side, s in seconds.items()}
             for side in sides:
                 row = {"precision": precision, "side": side, "tokens/s": tokens / seconds[side]}
@@ -198,7 +199,8 @@ def main() -> int:
             f"Width {width}, {layers} layers, {heads} heads, {VOCABULARY:,} words, {count} rows of "
             f"{SEQUENCE} tokens a step, {MASKED:.0%} masked, {THREADS} threads, no dropout; median of "
             f"{rounds} rounds.",
-            "The peak is the better of MKL's and oneDNN's products of the feed-forward layer's shape.",
+            "The peak is the better of MKL's and oneDNN's products of the feed-forward layer's shape: median "
+            "of what was measured after each run.",
         ],
         arguments=arguments,
     )

@@ -31,8 +31,11 @@ SEEDS = (0, 1, 2)
 TEXT = Path(__file__).parents[2] / "shared/data/lm/tinyshakespeare/input.txt.gz"
 FP32, BF16 = "Adam, fp32 all-reduce (DDP)", "Adam, bf16 all-reduce (DDP)"
 FP16, POWER = "Adam, fp16 hook (DDP)", "Adam, PowerSGD rank 4 (DDP)"
+LAMB, SIGNS_OF_LAMB = "LAMB, fp32 all-reduce", "1-bit LAMB"
 COMPARED = [FP32, "Adam, fp32 all-reduce", FP16, POWER, "1-bit Adam"]
 """What the bars are about."""
+FOLLOWED = [FP32, FP16, POWER, "1-bit Adam"]
+"""Whose losses are followed: our Adam computes what DDP's does."""
 
 
 @contextlib.contextmanager
@@ -132,7 +135,9 @@ def main() -> int:
         print(f"communication: skipped: links cannot be throttled here: {reason}", flush=True)
         return 0
     for seed in seeds:
-        followed += resume(arguments.parts, f"seed {seed}", lambda s=seed: curves(s, size, COMPARED))
+        for way in FOLLOWED:
+            key = f"{way}, seed {seed}"
+            followed += resume(arguments.parts, key, lambda s=seed, w=way: curves(s, size, [w]))
     return finish(
         "communication",
         title="Fewer bytes on slow links",
@@ -157,6 +162,13 @@ BARS = (("fp32", FP32, 4.0), ("fp16 hook", FP16, 2.4), ("PowerSGD", POWER, 1.0))
 SLOW, FAST, MINE = "100 Mbit/s", "1000 Mbit/s", "1-bit Adam"
 
 
+def published(size: Size) -> float:
+    """How many times fewer bytes than gradients in 16 bits a run sends whose first part goes in 16 bits and
+    the rest in one."""
+    share = size.freeze / size.steps
+    return 1 / (share + (1 - share) / 16)
+
+
 def of_steps(rows: list[dict[str, Any]], size: Size) -> list[Bar]:
     """Bytes and time of a run of so many steps over a slow link, time of a step over a faster one."""
     of = {(row["link"], row["way"]): row for row in rows if row["ranks"] == 2}
@@ -164,16 +176,19 @@ def of_steps(rows: list[dict[str, Any]], size: Size) -> list[Bar]:
     later = size.steps - size.freeze
     exact = size.steps * float(of[SLOW, "Adam, fp32 all-reduce"]["MB a step"])
     signs = size.freeze * float(mine["MB warm-up"]) + later * float(mine["MB a step"])
-    share = size.freeze / size.steps
-    published = 1 / (share + (1 - share) / 16)
     found = [
         Bar("bytes of a run, 16 bits / 1-bit Adam", exact / 2 / signs, 4.9),
-        Bar("the same, of the published count (exact)", exact / 2 / signs / published, 0.99),
+        Bar("the same, of the published count (exact)", exact / 2 / signs / published(size), 0.99),
     ]
     whole = seconds_to(size.steps, size, mine)
     for name, way, bar in BARS:
         ratio = seconds_to(size.steps, size, of[SLOW, way]) / whole
         found.append(Bar(f"time of a run at {SLOW}, {name} / 1-bit Adam", ratio, bar))
+    step = float(of[SLOW, FP16]["seconds"]) / float(mine["seconds"])
+    found.append(Bar(f"step at {SLOW}, fp16 hook / 1-bit Adam", step, 2.4))
+    if (SLOW, LAMB) in of:
+        lamb, its_signs = (seconds_to(size.steps, size, of[SLOW, way]) for way in (LAMB, SIGNS_OF_LAMB))
+        found.append(Bar(f"time of a run at {SLOW}, LAMB, fp32 / 1-bit LAMB", lamb / its_signs, 4.0))
     peer = BF16 if (FAST, BF16) in of else FP16
     ratio = float(of[FAST, peer]["seconds"]) / float(of[FAST, MINE]["seconds"])
     name = peer.removeprefix("Adam, ").removesuffix(" (DDP)")
@@ -184,7 +199,7 @@ def of_losses(rows: list[dict[str, Any]], followed: list[dict[str, Any]], size: 
     """Time to the loss that both Adam and 1-bit Adam reach, and the loss at equal steps."""
     of = {row["way"]: row for row in rows if (row["ranks"], row["link"]) == (2, SLOW)}
     window = max(5, size.steps // 20)
-    ends = {way: [f["losses"] for f in followed if f["way"] == way] for way in COMPARED}
+    ends = {way: [f["losses"] for f in followed if f["way"] == way] for way in FOLLOWED}
     final = {way: [smoothed(run, window)[-1] for run in runs] for way, runs in ends.items()}
     target = max(statistics.mean(final[way]) for way in (FP32, MINE)) + 0.01
 

@@ -7,6 +7,7 @@ of a claim at a small scale, and no figure of a cluster.
 
 from __future__ import annotations
 
+import multiprocessing
 import statistics
 import sys
 from functools import partial
@@ -16,7 +17,7 @@ import torch
 
 from benchmarks.communicating.rank import text
 from benchmarks.communicating.ways import JOINED, Size
-from benchmarks.communication import TEXT, curves, smoothed, steps_to
+from benchmarks.communication import TEXT, curves, published, smoothed, steps_to
 from benchmarks.converging import adasum
 from benchmarks.converging.adasum import Race
 from benchmarks.converging.dropping import Run, curve, seconds_to
@@ -29,7 +30,7 @@ SIGNS = {
     "1-bit LAMB": "LAMB, fp32 all-reduce",
 }
 """Each beside what it stands in for."""
-SIZES = {"full": Size(128, 4, 1000, 0, 150, rows=8), "quick": Size(32, 1, 200, 0, 90, rows=4)}
+SIZES = {"full": Size(64, 2, 600, 0, 90, rows=8), "quick": Size(32, 1, 200, 0, 90, rows=4)}
 REAL = {"full": Size(64, 2, 200, 0, 30), "quick": Size(32, 1, 40, 0, 6)}
 """Of Adasum on ranks that are processes."""
 RACES = {"full": Race(64, 2, 200), "quick": Race(32, 1, 40)}
@@ -37,26 +38,27 @@ WORKERS = {"full": (1, 2, 4, 8, 16), "quick": (1, 4)}
 DROPS = {"full": Run(128, 12, 600, 20), "quick": Run(32, 4, 40, 4)}
 
 
-def signs(size: Size, seed: int) -> list[dict[str, Any]]:
-    """Losses of every way, of a seed."""
-    return curves(seed, size, sorted({*SIGNS, *SIGNS.values()}))
-
-
 def race(race: Race, workers: tuple[int, ...], seed: int) -> list[dict[str, Any]]:
-    """Steps until the loss that one worker ends with, for SGD and Adam, each way of joining."""
+    """Steps until the loss that one worker ends with, for SGD and Adam (in two processes), each way of
+    joining."""
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        found = pool.starmap(race_of, [(kind, race, workers, seed) for kind in adasum.RATES], chunksize=1)
+    return [row for rows in found for row in rows]
+
+
+def race_of(kind: str, race: Race, workers: tuple[int, ...], seed: int) -> list[dict[str, Any]]:
+    """The same of one optimizer."""
+    torch.set_num_threads(1)
     corpus = text(str(TEXT) if TEXT.exists() else "")
+    alone = smoothed(adasum.losses(race, corpus, kind, "mean", 1, seed), adasum.SMOOTH)
+    target = min(alone[: race.steps * 3 // 4])
     rows = []
-    for kind in adasum.RATES:
-        alone = smoothed(adasum.losses(race, corpus, kind, "mean", 1, seed), adasum.SMOOTH)
-        target = min(alone[: race.steps * 3 // 4])
-        for count in workers:
-            for way in adasum.WAYS if count > 1 else ("mean",):
-                losses = adasum.losses(race, corpus, kind, way, count, seed, target)
-                steps = steps_to(losses, target, adasum.SMOOTH)
-                rows.append(
-                    {"optimizer": kind, "workers": count, "joined": way, "seed": seed, "steps": steps}
-                )
-                print(rows[-1], flush=True)
+    for count in workers:
+        for way in adasum.WAYS if count > 1 else ("mean",):
+            losses = adasum.losses(race, corpus, kind, way, count, seed, target)
+            steps = steps_to(losses, target, adasum.SMOOTH)
+            rows.append({"optimizer": kind, "workers": count, "joined": way, "seed": seed, "steps": steps})
+            print(rows[-1], flush=True)
     return rows
 
 
@@ -98,7 +100,9 @@ def main() -> int:
     raced: list[dict[str, Any]] = []
     dropped: list[dict[str, Any]] = []
     for seed in seeds:
-        followed += resume(arguments.parts, f"signs {which} {seed}", partial(signs, size, seed))
+        for way in sorted({*SIGNS, *SIGNS.values()}):
+            key = f"{way}, {which}, seed {seed}"
+            followed += resume(arguments.parts, key, partial(curves, seed, size, [way]))
         raced += resume(
             arguments.parts, f"adasum {which} {seed}", partial(race, RACES[which], WORKERS[which], seed)
         )
@@ -127,13 +131,21 @@ def main() -> int:
 
 
 def at_equal_steps(followed: list[dict[str, Any]], size: Size) -> tuple[list[dict[str, Any]], list[Bar]]:
-    """Last losses, and how far each is from what it stands in for."""
+    """Last losses, how far each is from what it stands in for, and the bytes of a run."""
     window = max(5, size.steps // 20)
     final: dict[str, list[float]] = {}
+    sent: dict[str, float] = {}
     for one in followed:
         final.setdefault(one["way"], []).append(smoothed(one["losses"], window)[-1])
+        sent[one["way"]] = one["bytes"] / 1e6
     rows = [
-        {"what": "signs", "way": way, "last loss": statistics.mean(ends), "deviation": statistics.stdev(ends)}
+        {
+            "what": "signs",
+            "way": way,
+            "last loss": statistics.mean(ends),
+            "deviation": statistics.stdev(ends),
+            "MB of a run": sent[way],
+        }
         for way, ends in final.items()
     ]
     bars = []
@@ -141,6 +153,9 @@ def at_equal_steps(followed: list[dict[str, Any]], size: Size) -> tuple[list[dic
         worse = statistics.mean(final[way]) - statistics.mean(final[other])
         name = f"last loss, {way} above {other.split(',')[0]}, in its deviations"
         bars.append(Bar(name, worse / statistics.stdev(final[other]), 1.0, at_most=True))
+        bars.append(
+            Bar(f"bytes of a run, 16 bits / {way}", sent[other] / 2 / sent[way], 0.95 * published(size))
+        )
     return rows, bars
 
 
@@ -190,10 +205,24 @@ def at_equal_time(dropped: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], 
         row = {"what": "dropped layers", "seed": seed, "seconds, all": whole[-1][0]}
         row |= {"seconds, dropped": some[-1][0], "loss, all": target, "loss, dropped": some[-1][1]}
         rows.append(row | {"time to the loss of all layers": ratios[-1]})
+    for look, (seconds, loss) in enumerate(means(of, False)):
+        row = {"what": "curve of dropped layers", "part of the run": (look + 1) / len(of[0, False])}
+        row |= {"seconds, all": seconds, "loss, all": loss}
+        seconds, loss = means(of, True)[look]
+        rows.append(row | {"seconds, dropped": seconds, "loss, dropped": loss})
     share = statistics.mean(of[s, True][-1][0] / of[s, False][-1][0] for s in {seed for seed, _ in of})
     return rows, [
         Bar("seconds of as many steps, dropped / all", share, 0.85, at_most=True),
         Bar("time to the loss of all layers, dropped / all", statistics.median(ratios), 1.0, at_most=True),
+    ]
+
+
+def means(of: dict[tuple[int, bool], list[list[float]]], dropped: bool) -> list[list[float]]:
+    """The curve of one side, over seeds."""
+    seeds = [curve for (_, some), curve in of.items() if some == dropped]
+    return [
+        [statistics.mean(values) for values in zip(*points, strict=True)]
+        for points in zip(*seeds, strict=True)
     ]
 
 

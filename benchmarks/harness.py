@@ -8,7 +8,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -72,14 +72,36 @@ def resume(path: Path | None, key: str, measure: Callable[[], list[dict[str, Any
 
 def interleave(rounds: int, candidates: Mapping[str, Callable[[], T]]) -> dict[str, list[T]]:
     """Run every candidate once a round, in an order that turns each round, so that drift hits all alike."""
-    names = list(candidates)
-    results: dict[str, list[T]] = {name: [] for name in names}
-    for turn in range(rounds):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            started = time.perf_counter()
-            results[name].append(candidates[name]())
-            print(f"round {turn + 1}/{rounds} {name}: {time.perf_counter() - started:.1f} s", flush=True)
+    results: dict[str, list[T]] = {name: [] for name in candidates}
+    for turn, name in turns(rounds, list(candidates)):
+        started = time.perf_counter()
+        results[name].append(candidates[name]())
+        print(f"round {turn + 1}/{rounds} {name}: {time.perf_counter() - started:.1f} s", flush=True)
     return results
+
+
+def interleave_parts(
+    path: Path | None, key: str, rounds: int, candidates: Mapping[str, Callable[[], list[float]]]
+) -> dict[str, list[list[float]]]:
+    """As `interleave`, and what each candidate gives in each round is a part of its own, as of `resume`."""
+    results: dict[str, list[list[float]]] = {name: [] for name in candidates}
+    for turn, name in turns(rounds, list(candidates)):
+        started = time.perf_counter()
+
+        def once(name: str = name) -> list[dict[str, Any]]:
+            return [{"found": candidates[name]()}]
+
+        (row,) = resume(path, f"{key} {name} round {turn + 1}", once)
+        results[name].append(row["found"])
+        print(f"round {turn + 1}/{rounds} {name}: {time.perf_counter() - started:.1f} s", flush=True)
+    return results
+
+
+def turns(rounds: int, names: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """Every name once a round, in an order that turns each round."""
+    for turn in range(rounds):
+        for name in [*names[turn % len(names) :], *names[: turn % len(names)]]:
+            yield turn, name
 
 
 def median(values: Sequence[float]) -> float:

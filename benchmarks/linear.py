@@ -1,6 +1,6 @@
 """Linear models: several workers beside one, and one beside scikit-learn's SGD and Vowpal Wabbit.
 
-    python -m benchmarks.linear [--quick] [--json PATH] [--vw PYTHON]
+    python -m benchmarks.linear [--quick] [--json PATH] [--parts PATH] [--vw PYTHON]
 
 Real text, SST-2 phrases, as counts of hashed character n-grams, and rows drawn at random where that is not at
 hand. Every side takes the same rows and as many passes of logistic regression; examples a
@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import Bar, finish, interleave, median, options
+from benchmarks.harness import Bar, finish, interleave_parts, median, options
 from mainspring.linear import LinearSettings, SparseRows, fit
 
 DATA = Path(__file__).resolve().parents[2] / "shared/data/understanding/glue/SST-2/train.tsv.gz"
@@ -97,7 +97,7 @@ def part(rows: SparseRows, begin: int, end: int) -> SparseRows:
     )
 
 
-def ours(train: SparseRows, test: SparseRows, passes: int, workers: int) -> tuple[float, float]:
+def ours(train: SparseRows, test: SparseRows, passes: int, workers: int) -> list[float]:
     """Seconds of a fit, and its accuracy on the held-out rows."""
     settings = LinearSettings(rate=RATE, epochs=passes, workers=workers, block=BLOCK)
     began = time.perf_counter()
@@ -105,10 +105,10 @@ def ours(train: SparseRows, test: SparseRows, passes: int, workers: int) -> tupl
     took = time.perf_counter() - began
     accuracy = model.score(test).accuracy
     assert accuracy is not None
-    return took, accuracy
+    return [took, accuracy]
 
 
-def scikit_learn(train: SparseRows, test: SparseRows, passes: int) -> tuple[float, float]:
+def scikit_learn(train: SparseRows, test: SparseRows, passes: int) -> list[float]:
     """SGDClassifier with the same schedule of steps as far as it has one: constant."""
     from scipy.sparse import csr_matrix
     from sklearn.linear_model import SGDClassifier
@@ -124,7 +124,7 @@ def scikit_learn(train: SparseRows, test: SparseRows, passes: int) -> tuple[floa
     began = time.perf_counter()
     side.fit(x, y)
     took = time.perf_counter() - began
-    return took, float(side.score(matrix(test).astype(np.float64), test.targets))
+    return [took, float(side.score(matrix(test).astype(np.float64), test.targets))]
 
 
 def write_vw(rows: SparseRows, path: Path) -> None:
@@ -136,12 +136,12 @@ def write_vw(rows: SparseRows, path: Path) -> None:
             file.write(f"{int(rows.targets[i])} | " + " ".join(f"{f}:{v:.6g}" for f, v in pairs) + "\n")
 
 
-def vowpal_wabbit(python: Path, data: Path, test: Path, passes: int) -> tuple[float, float]:
+def vowpal_wabbit(python: Path, data: Path, test: Path, passes: int) -> list[float]:
     """Seconds of the passes over its cache, and the accuracy."""
     command = [str(python), "-c", VW, str(data), str(BITS), str(passes), str(test)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
     took, accuracy = map(float, done.stdout.split()[-2:])
-    return took, accuracy
+    return [took, accuracy]
 
 
 def main() -> int:
@@ -151,7 +151,7 @@ def main() -> int:
         at = sys.argv.index("--vw")
         python = Path(sys.argv[at + 1])
         del sys.argv[at : at + 2]
-    arguments = options((__doc__ or "").splitlines()[0])
+    arguments = options((__doc__ or "").splitlines()[0], parts=True)
     passes, rounds = (5, 2) if arguments.quick else (40, 5)
     real = DATA.exists()
     rows = text_rows(10_000 if arguments.quick else None) if real else random_rows(20_000)
@@ -159,7 +159,7 @@ def main() -> int:
     train, test = part(rows, 0, cut), part(rows, cut, len(rows))
     with tempfile.TemporaryDirectory(prefix="linear-") as folder:
         data, held = Path(folder) / "train.vw", Path(folder) / "test.vw"
-        sides: dict[str, Callable[[], tuple[float, float]]] = {
+        sides: dict[str, Callable[[], list[float]]] = {
             "mainspring, 1 worker": lambda: ours(train, test, passes, 1),
             "mainspring, 2 workers": lambda: ours(train, test, passes, 2),
             "scikit-learn SGDClassifier": lambda: scikit_learn(train, test, passes),
@@ -169,7 +169,8 @@ def main() -> int:
             write_vw(test, held)
             sides["Vowpal Wabbit"] = lambda: vowpal_wabbit(python, data, held, passes)
         ours(train, test, 1, 1)  # compiles the pass
-        taken = interleave(rounds, sides)
+        which = f"{'text' if real else 'random'}, {len(train):,} rows, {passes} passes,"
+        taken = interleave_parts(arguments.parts, which, rounds, sides)
     found = {
         name: [median(list(values)) for values in zip(*runs, strict=True)] for name, runs in taken.items()
     }

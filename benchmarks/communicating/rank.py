@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from benchmarks.communicating.ways import JOINED, SEQ, WAYS, Size
+from benchmarks.communicating.ways import CHANGING, JOINED, SEQ, WAYS, Size
 from mainspring import comm
 
 
@@ -66,7 +66,8 @@ def _times(way: str, size: Size, corpus: Tensor, rank: int, seed: int) -> dict[s
     run = WAYS[way](replace(size, freeze=size.timed + 1), seed)
     spent: list[float] = []
     sent: list[float] = []
-    for step in range(2 * size.timed + 2):  # of each phase the first is not counted
+    phases = 2 if way in CHANGING else 1
+    for step in range(phases * (size.timed + 1)):  # of each phase the first is not counted
         before = run.sent()
         dist.barrier()
         began = time.perf_counter()

@@ -117,8 +117,9 @@ def _bf16(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
 
 
 def _stepper(model: nn.Module, optimizer: torch.optim.Optimizer, size: Size) -> Callable[[Tensor], float]:
-    """Steps whose learning rate rises for half the steps before the freeze, and falls to a tenth."""
-    shape = {"kind": "linear", "warmup_steps": size.freeze // 2, "final_ratio": 0.1}
+    """Steps whose learning rate rises for a third of the steps before the freeze, so that the variance can
+    settle, and falls to a tenth."""
+    shape = {"kind": "linear", "warmup_steps": size.freeze // 3, "final_ratio": 0.1}
     schedule = OptimConfig(lr=1.0, schedule=shape)  # type: ignore[arg-type]
     peaks = [float(group["lr"]) for group in optimizer.param_groups]
     done = 0
@@ -150,5 +151,7 @@ WAYS: dict[str, Callable[[Size, int], Run]] = {
     "1-bit LAMB": ours("onebit_lamb"),
 }
 """By name."""
+CHANGING = {"Adam, PowerSGD rank 4 (DDP)", "1-bit Adam", "0/1 Adam", "1-bit LAMB"}
+"""Of them those that communicate in another way once the variance is frozen, or PowerSGD begins."""
 JOINED = {"Adam, mean": ours("adamw"), "Adam, Adasum": ours("adamw", adasum=True)}
 """Ways to join what ranks computed; `benchmarks.convergence` compares them."""

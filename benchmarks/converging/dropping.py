@@ -15,7 +15,7 @@ from mainspring.models.gpt2.config import gpt2
 from mainspring.nn import Transformer, initialize
 from mainspring.train.layer_drop import LayerDropConfig, set_gates
 
-ROWS, SEQ, LR = 8, 64, 1e-3
+ROWS, SEQ, LR = 4, 64, 1e-3
 
 
 @dataclass(frozen=True)

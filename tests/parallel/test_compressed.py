@@ -34,8 +34,9 @@ def rows(step):
     return x, torch.stack([x[:, 0] * x[:, 1], x[:, 2], x[:, 3].sin()], 1)
 
 
-def settings(kind):
-    return OptimConfig(kind=kind, lr=LR, betas=BETAS, eps=EPS, weight_decay=DECAY, onebit=ONE_BIT)
+def settings(kind, sends="directions"):
+    onebit = {**ONE_BIT, "sends": sends}
+    return OptimConfig(kind=kind, lr=LR, betas=BETAS, eps=EPS, weight_decay=DECAY, onebit=onebit)
 
 
 def what(step):
@@ -46,13 +47,13 @@ def what(step):
     return "meet" if policy.communicates(step) else "alone"
 
 
-def simulator(kind, world):
+def simulator(kind, world, sends="directions"):
     model = build()
     sizes = [p.numel() for p in model.parameters()]
     start = torch.cat([p.detach().flatten() for p in model.parameters()])
     decay = [DECAY if p.ndim > 1 else 0.0 for p in model.parameters()]
     chunks = even_chunks(sizes, world)
-    numbers = {"lr": LR, "betas": BETAS, "eps": EPS, "freeze": FREEZE}
+    numbers = {"lr": LR, "betas": BETAS, "eps": EPS, "freeze": FREEZE, "directions": sends == "directions"}
     if kind == "onebit_lamb":
         return onebit.Lamb(start, sizes, decay, onebit.Mean([[sum(c)] for c in chunks]), **numbers)
     if kind == "zero_one_adam":
@@ -61,9 +62,9 @@ def simulator(kind, world):
     return onebit.Adam(start, sizes, decay, onebit.Mean(chunks), **numbers)
 
 
-def moved_to(kind, before, world):
+def moved_to(kind, before, world, sends):
     """A simulator goes on over another number of ranks: what is owed goes along, in one piece."""
-    after = simulator(kind, world)
+    after = simulator(kind, world, sends)
     if kind == "zero_one_adam" and before.alone is not None:
         before.meet()
     owed = before.mean.owed
@@ -116,15 +117,16 @@ def train(model, optimizer, rank, world, first, last, reduce, accumulation=1):
     return wires
 
 
-def spread(kind, world, reduce, **plan):
+def spread(kind, world, reduce, sends="directions", **plan):
     model = parallel.apply(build(), Plan(data=world, communication="compressed", **plan), reduce=reduce)
-    return model, optim.build(model, settings(kind), replicas=parallel.replicas(model))
+    return model, optim.build(model, settings(kind, sends), replicas=parallel.replicas(model))
 
 
 SCENARIOS = [
     ("onebit_adam", {}, "mean", 1),
     ("onebit_adam", {}, "sum", 2),
     ("onebit_adam", {"zero": 1}, "sum", 2),
+    ("onebit_adam", {"sends": "momenta"}, "mean", 1),
     ("onebit_lamb", {}, "sum", 1),
     ("onebit_lamb", {"zero": 1}, "mean", 1),
     ("zero_one_adam", {}, "sum", 1),
@@ -138,7 +140,7 @@ def label(kind, plan, reduce):
 def ranks_and_one_process(rank, world, folder):
     went_on = []
     for kind, plan, reduce, accumulation in SCENARIOS:
-        simulated = simulator(kind, world)
+        simulated = simulator(kind, world, plan.get("sends", "directions"))
         model, optimizer = spread(kind, world, reduce, **plan)
         sent = []
         for step in range(STEPS):
@@ -193,9 +195,10 @@ def check_bytes(kind, plan, world, rank, sent):
 def goes_on(rank, world, before, folder):
     ends = []
     for kind, plan, reduce, accumulation in SCENARIOS:
-        simulated = simulator(kind, before)
+        sends = plan.get("sends", "directions")
+        simulated = simulator(kind, before, sends)
         play(simulated, before, 0, STEPS)
-        simulated = moved_to(kind, simulated, world)
+        simulated = moved_to(kind, simulated, world, sends)
         play(simulated, world, STEPS, STEPS + 4)
         model, optimizer = spread(kind, world, reduce, **plan)
         saved = checkpoint.latest(folder + "/" + label(kind, plan, reduce))
@@ -274,6 +277,8 @@ def other_ways(rank, world):
             (loss.sum() / (3 * ROWS) if reduce == "sum" else loss.mean()).backward()
             assert parallel.clip_grad_norm(model, 0.0) == pytest.approx(want, rel=1e-4)
 
+    check_settled(rank, world)
+
     # A coordinate that the caller masks stays where it is but for decay.
     model = parallel.apply(build(), Plan(data=world, communication="compressed"), reduce="sum")
     mask = torch.ones(3, 10)
@@ -292,6 +297,24 @@ def other_ways(rank, world):
     other.load_state_dict(state)
     with pytest.warns(RuntimeWarning, match=r"103 elements.*is dropped"):
         train(model, other, rank, world, FREEZE, FREEZE + 1, "sum")
+
+
+def check_settled(rank, world):
+    """Shards and whole parameters find at the same step that the variance has settled."""
+    found = []
+    for zero in (0, 1):
+        model = parallel.apply(build(), Plan(data=world, zero=zero, communication="compressed"), reduce="sum")
+        config = settings("onebit_adam").replace(betas=(0.8, 0.75), onebit={"freeze_step": "settled"})
+        optimizer = optim.build(model, config, replicas=parallel.replicas(model))
+        at = next(
+            n
+            for n in range(200)
+            if train(model, optimizer, rank, world, n, n + 1, "sum") and optimizer.frozen
+        )
+        found.append(at + 1)
+    every = [None] * world
+    dist.all_gather_object(every, found)
+    assert found[0] == found[1] and found[0] % 4 == 0 and all(other == found for other in every), every
 
 
 def masked(model, masks):
@@ -354,6 +377,26 @@ def with_tensor_ranks(rank, world):
             dist.all_gather(every, shared)
             assert all(torch.equal(shared, other) for other in every)
     assert index == rank % 2
+
+
+def alike_on_tensor_ranks(rank, world):
+    """What tensor ranks both hold stays alike to the bit under every kind, and the loss falls."""
+    for kind, zero in (("onebit_lamb", 0), ("onebit_lamb", 1), ("zero_one_adam", 0)):
+        plan = Plan(data=2, tensor=2, zero=zero, communication="compressed")
+        model = parallel.apply(build(), plan, reduce="sum", rules={"0": "column", "2": "row"})
+        optimizer = optim.build(model, settings(kind), replicas=parallel.replicas(model))
+        before = loss_of(model)
+        for step in range(2 * STEPS):
+            x, y = rows(step)
+            half = slice(rank // 2 * ROWS // 2, (rank // 2 + 1) * ROWS // 2)
+            ((model(x[half]) - y[half]).square().sum() / (3 * ROWS)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        optimizer.settle()
+        assert loss_of(model) < 0.9 * before, (kind, zero)
+        every = [None] * world
+        dist.all_gather_object(every, model[2].bias.tolist())  # with zero = 1 what a data rank has of it
+        assert every[rank] == every[rank ^ 1], (kind, zero)
 
 
 ORDER = ((3, 0, 1, 2), (0, 1, 2, 3))
@@ -519,6 +562,7 @@ def own_gradients(rank, world):
 def meshes(rank, world):
     own_gradients(rank, world)
     with_tensor_ranks(rank, world)
+    alike_on_tensor_ranks(rank, world)
 
 
 @pytest.mark.distributed

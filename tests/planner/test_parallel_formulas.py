@@ -244,7 +244,8 @@ def test_signs_cost_memory_for_what_is_owed_and_send_a_thirty_second():
     psi = INVENTORY.total
     more = {z: state_bytes(INVENTORY, signs[z], "fp32").device["optimizer"] for z in (0, 1)}
     less = {z: state_bytes(INVENTORY, exact[z], "fp32").device["optimizer"] for z in (0, 1)}
-    assert more[0] - less[0] == 4 * psi + 4 * -(-psi // 4)  # the worker's debts, and those of its chunk
+    # The worker's debts, those of its chunk, and what momenta are divided by.
+    assert more[0] - less[0] == 4 * psi + 4 * -(-psi // 4) + 4 * psi
     assert more[1] - less[1] == more[0] - less[0] + 4 * psi  # and the momenta of all
     sent = {
         name: sum(cost(INVENTORY, WORK, c, V100, "fp32").traffic.values())

@@ -50,9 +50,11 @@ class Simulated:
         sizes: elements of each tensor.
         decay: weight decay of each tensor; LAMB adapts those that have one.
         mean: what joins messages.
+        directions: messages of 1-bit Adam hold momenta over the root of the variance.
     """
 
-    def __init__(self, start, sizes, decay, mean, *, lr, betas, eps, freeze):
+    def __init__(self, start, sizes, decay, mean, *, lr, betas, eps, freeze, directions=True):
+        self.directions = directions
         self.x = start.double().clone()
         self.sizes, self.mean = sizes, mean
         self.lr, self.betas, self.eps, self.freeze = lr, betas, eps, freeze
@@ -89,7 +91,12 @@ class Adam(Simulated):
                 self.m, self.v = m, v
         else:
             b1 = self.betas[0]
-            self.m = self.mean(b1 * self.m + (1 - b1) * rows.double()) * (self.v != 0)
+            rows, moves = b1 * self.m + (1 - b1) * rows.double(), self.v != 0
+            if self.directions:
+                width = self.v.sqrt() + self.eps
+                self.m = self.mean(rows * moves / width) * width * moves
+            else:
+                self.m = self.mean(rows) * moves
             m, v = self.m, self.v
         self.x = self.x - self.lr * self.direction(m, v)
 

@@ -5,7 +5,7 @@ from mainspring.optim.build import build, check_communication, parameter_groups
 from mainspring.optim.config import OptimConfig, ScheduleConfig
 from mainspring.optim.flat import FlatAdam
 from mainspring.optim.lamb import Lamb
-from mainspring.optim.onebit import OneBitAdam, OneBitLamb, ZeroOneAdam
+from mainspring.optim.onebit import OneBitAdam, OneBitLamb, Settled, ZeroOneAdam
 from mainspring.optim.replicas import Replicas
 from mainspring.optim.schedules import lr
 
@@ -18,6 +18,7 @@ __all__ = [
     "OptimConfig",
     "Replicas",
     "ScheduleConfig",
+    "Settled",
     "ZeroOneAdam",
     "build",
     "check_communication",

@@ -14,7 +14,7 @@ from mainspring.optim.adasum import AdasumOptimizer
 from mainspring.optim.config import OptimConfig
 from mainspring.optim.flat import FlatAdam
 from mainspring.optim.lamb import Join, Lamb
-from mainspring.optim.onebit import OneBitAdam, OneBitLamb, ZeroOneAdam
+from mainspring.optim.onebit import OneBitAdam, OneBitLamb, Settled, ZeroOneAdam
 from mainspring.optim.onebit.lamb import Thresholds
 from mainspring.optim.onebit.zero_one import Policy
 from mainspring.optim.replicas import Replicas
@@ -123,14 +123,20 @@ def _signs(config: OptimConfig, replicas: Replicas) -> dict[str, Any]:
     }
 
 
+def _freeze(config: OptimConfig) -> int | Settled:
+    freeze = config.onebit.freeze_step
+    assert freeze is not None
+    return Settled(config.schedule.warmup_steps) if freeze == "settled" else freeze
+
+
 def _onebit_adam(groups: list[dict[str, Any]], config: OptimConfig, replicas: Replicas) -> OneBitAdam:
-    assert config.onebit.freeze_step is not None
-    return OneBitAdam(groups, freeze_step=config.onebit.freeze_step, **_signs(config, replicas))
+    return OneBitAdam(
+        groups, freeze_step=_freeze(config), sends=config.onebit.sends, **_signs(config, replicas)
+    )
 
 
 def _onebit_lamb(groups: list[dict[str, Any]], config: OptimConfig, replicas: Replicas) -> OneBitLamb:
     one = config.onebit
-    assert one.freeze_step is not None
     thresholds = Thresholds(
         smallest=one.ratio_min,
         largest=one.ratio_max,
@@ -139,12 +145,12 @@ def _onebit_lamb(groups: list[dict[str, Any]], config: OptimConfig, replicas: Re
         factor_max=one.factor_max,
         factor_change=one.factor_change,
     )
-    return OneBitLamb(groups, freeze_step=one.freeze_step, thresholds=thresholds, **_signs(config, replicas))
+    return OneBitLamb(groups, freeze_step=_freeze(config), thresholds=thresholds, **_signs(config, replicas))
 
 
 def _zero_one_adam(groups: list[dict[str, Any]], config: OptimConfig, replicas: Replicas) -> ZeroOneAdam:
     one = config.onebit
-    assert one.freeze_step is not None
+    assert isinstance(one.freeze_step, int)
     if replicas.own != slice(0, replicas.total):
         raise PlanError(
             'optim.kind = "zero_one_adam" lets ranks step apart, each with all weights, and plan.zero = 1 '

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -23,12 +23,16 @@ class ScheduleConfig(Section):
 class OneBitConfig(Section):
     """How "onebit_adam", "onebit_lamb" and "zero_one_adam" send signs."""
 
-    freeze_step: int | None = Field(None, ge=1)
+    freeze_step: Annotated[int, Field(ge=1)] | Literal["settled"] | None = None
     """Steps of the warm-up, after which the variance stays as it is (with "zero_one_adam": the last that may
     update it); these three kinds need it. Commonly 15 to 25 % of the run, and past
-    `optim.schedule.warmup_steps`."""
+    `optim.schedule.warmup_steps`. "settled" (not with "zero_one_adam"): when, past those, the sum of the
+    variance has changed by less than 4 % in 1 / (1 - beta2) steps."""
     scale: Literal["l1", "l2"] = "l1"
     """Length of a message's signs: the mean of absolute values, or the root of the mean square."""
+    sends: Literal["directions", "momenta"] = "directions"
+    """With "onebit_adam", what the signs are of: momenta over the root of the variance, which are alike in
+    size, or momenta as they are (the paper)."""
     ratio_min: float = Field(0.01, gt=0)
     """With "onebit_lamb": smallest trust ratio of the warm-up."""
     ratio_max: float = Field(10.0, gt=0)
@@ -94,10 +98,22 @@ class OptimConfig(Section):
 
     @model_validator(mode="after")
     def _signs_have_a_freeze(self) -> Self:
-        if self.sends_signs and self.onebit.freeze_step is None:
+        freeze, rises = self.onebit.freeze_step, self.schedule.warmup_steps
+        if self.sends_signs and freeze is None:
             raise ValueError(
                 f'kind = "{self.kind}" freezes the variance after onebit.freeze_step steps and that is not '
                 "given; commonly 15 to 25 % of the run"
+            )
+        if self.kind == "zero_one_adam" and freeze == "settled":
+            raise ValueError(
+                'kind = "zero_one_adam" plans its steps by onebit.freeze_step, and "settled" is no number; '
+                "give one, commonly 15 to 25 % of the run"
+            )
+        if self.sends_signs and isinstance(freeze, int) and freeze < rises:
+            raise ValueError(
+                f"onebit.freeze_step = {freeze} lies within the warm-up of the learning rate "
+                f"(schedule.warmup_steps = {rises}), where the variance has not settled: make it larger than "
+                "that, or warmup_steps smaller"
             )
         if self.kind == "radam" and not self.bias_correction:
             raise ValueError('kind = "radam" is a correction of the moments; set bias_correction = true')

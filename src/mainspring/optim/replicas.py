@@ -56,7 +56,8 @@ class Replicas(Protocol):
 
     def compressed(self, *, whole: bool = False, scale: Scale = "l1") -> Compressed:
         """A compressed mean of the buffer, with a scale for every parameter (the part of it that a rank
-        serves), or with `whole` one for all that a rank serves (on shards, of a unit)."""
+        serves), or with `whole` one for all that a rank serves (on shards, of a unit; over tensor ranks, one
+        for what they hold alike and one for what is cut among them)."""
 
     def gather(self, own: Tensor) -> Tensor:
         """Join what the ranks have of a buffer: [own] -> [total]."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Literal
 
 import torch
@@ -116,8 +117,9 @@ class Whole(_Common):
 
     def compressed(self, *, whole: bool = False, scale: Scale = "l1") -> CompressedMean:
         sizes = [parameter.numel() for parameter in self._parameters]
-        chunks = even_chunks(sizes, self.size, self._each)
-        return self._compressed([[sum(runs)] for runs in chunks] if whole else chunks, scale)
+        if whole:
+            sizes = _united(sizes, [cut_of(parameter) is not None for parameter in self._parameters])
+        return self._compressed(even_chunks(sizes, self.size, self._each), scale)
 
     def gather(self, own: Tensor) -> Tensor:
         return own
@@ -166,7 +168,7 @@ class Sharded(_Common):
                 layout = row.layout
                 sizes = [layout.span(index, rank).numel for index in range(len(layout.shapes))]
                 # The padding is 0 and stays so, in a run of its own.
-                runs += [sum(sizes)] if whole else sizes
+                runs += _united(sizes, [slot.cut is not None for slot in row.slots]) if whole else sizes
                 runs.append(layout.part - sum(sizes))
             chunks.append(runs)
         return self._compressed(chunks, scale)
@@ -181,6 +183,13 @@ class Sharded(_Common):
 
     def adasum(self, buffer: Tensor) -> None:
         raise AssertionError("plans refuse Adasum on shards")
+
+
+def _united(sizes: Sequence[int], cut: Sequence[bool]) -> list[int]:
+    """Runs with one scale: of neighbours, but what tensor ranks hold alike apart from what is cut among them,
+    whose lengths differ from rank to rank."""
+    pairs = groupby(zip(sizes, cut, strict=True), key=lambda pair: pair[1])
+    return [sum(size for size, _ in same) for _, same in pairs]
 
 
 def _keep(out: Tensor, share: float) -> None:

@@ -2,6 +2,7 @@
 
 from mainspring.optim.onebit.adam import OneBitAdam
 from mainspring.optim.onebit.lamb import OneBitLamb
+from mainspring.optim.onebit.settled import Settled
 from mainspring.optim.onebit.zero_one import ZeroOneAdam
 
-__all__ = ["OneBitAdam", "OneBitLamb", "ZeroOneAdam"]
+__all__ = ["OneBitAdam", "OneBitLamb", "Settled", "ZeroOneAdam"]

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mainspring.numerics.signs import Scale
 from mainspring.optim.flat import FlatAdam
 from mainspring.optim.onebit.buffers import Buffers, Masks, count, one_setting
-from mainspring.optim.onebit.stage import advance, begin, follow, freeze, is_frozen
+from mainspring.optim.onebit.settled import Settled, ends_warm_up
+from mainspring.optim.onebit.stage import Sends, advance, begin, follow, freeze, is_frozen, sends_directions
 from mainspring.optim.replicas import Replicas
 from mainspring.optim.states import allocate, computed_again, parameters_of
 
@@ -23,19 +25,26 @@ class OneBitAdam(FlatAdam):
 
         m_i = b1 m + (1 - b1) g_i      m = the compressed mean of all m_i      p -= lr m / (sqrt(v) + eps)
 
+    The signs of a message have one length, and a tensor's momenta have not: of a coordinate whose v is far
+    below the others' the paper's message is noise over a small root, and it moves at random (rows of rare
+    words). So what is compressed here is m_i / (sqrt(v) + eps), which v makes alike in size; v is the same on
+    all ranks, and the mean is multiplied by the root again. `sends = "momenta"` is the paper's.
+
     A coordinate whose v is 0 at the freeze never had a gradient (positions beyond the rows' length, say).
     Signs have no 0, so its momentum would be noise, over an eps: it is held at 0.
 
     Args:
-        params: parameters or groups; groups share `betas`.
+        params: parameters or groups; groups share `betas` and `eps`.
         lr: learning rate.
         betas: decay of the first and the second moment.
         eps: added to the square root of the second moment.
         weight_decay: of the weights themselves.
         replicas: the ranks (`parallel.replicas(model)`).
-        freeze_step: steps of the warm-up; commonly 15 to 25 % of a run, past that of the learning rate.
+        freeze_step: steps of the warm-up, commonly 15 to 25 % of a run and past that of the learning rate; or
+            what tells that the variance has settled.
         masks: further coordinates to hold still, 0 of a parameter's mask; they are given anew to a run that
             is taken up again.
+        sends: what is compressed; "momenta" are the original's.
         bias_correction: as in `FlatAdam`; the correction of the last step of the warm-up is frozen with v.
             (DeepSpeed's had none.)
         scale: length of a message's signs; "l2" is the original's, and no contraction (`numerics.signs`).
@@ -53,8 +62,9 @@ class OneBitAdam(FlatAdam):
         weight_decay: float = 0.01,
         *,
         replicas: Replicas,
-        freeze_step: int,
+        freeze_step: int | Settled,
         masks: Masks | None = None,
+        sends: Sends = "directions",
         bias_correction: bool = True,
         scale: Scale = "l1",
         compiled: bool | None = None,
@@ -64,7 +74,9 @@ class OneBitAdam(FlatAdam):
         )
         self.freeze_step = freeze_step
         self._replicas, self._masks, self._scale = replicas, dict(masks or {}), scale
+        self._sends = sends
         self._buffers: Buffers | None = None
+        self._widths: Tensor | None = None
         replicas.follow(lambda: not self.frozen)
 
     @property
@@ -87,8 +99,9 @@ class OneBitAdam(FlatAdam):
             self._follow_momentum(scale)
             return loss
         self.prepare(scale=scale)()
-        if (steps := count(self, "step")) >= self.freeze_step:
-            freeze(self, steps, steps)
+        steps = count(self, "step")
+        if ends_warm_up(self, self._replicas, steps, self.freeze_step):
+            freeze(self, steps, steps, self._sends)
             self._own_buffers(fresh=True)
         return loss
 
@@ -101,14 +114,26 @@ class OneBitAdam(FlatAdam):
         if self._buffers is None:
             compressed = self._replicas.compressed(scale=self._scale)
             self._buffers = Buffers(self, self._replicas, self._masks, compressed)
-        self._buffers.adopt(("exp_avg", "exp_avg_sq"), fresh=fresh)
+        if self._buffers.adopt(("exp_avg", "exp_avg_sq"), fresh=fresh):
+            self._widths = self._buffers.widths() if sends_directions(self) else None
         return self._buffers
 
     def _follow_momentum(self, scale: float) -> None:
         buffers = self._own_buffers(fresh=False)
         beta1, _ = one_setting(self, "betas")
         self._replicas.add_gradients(buffers.momentum, beta1, (1 - beta1) * scale)
-        buffers.compressed(buffers.momentum, name="momentum")
-        buffers.hold_still()
+        self._compress(buffers, self._widths)
         follow(self, self._replicas, buffers.own("exp_avg"), buffers.own("exp_avg_sq"), {})
         advance(self)
+
+    @staticmethod
+    def _compress(buffers: Buffers, widths: Tensor | None) -> None:
+        """Replace momenta by their mean, sent over `widths` [total], where given."""
+        momentum = buffers.momentum
+        if widths is not None:
+            buffers.hold_still()  # over a root of 0 a momentum would drown the others
+            momentum.div_(widths)
+        buffers.compressed(momentum, name="momentum")
+        if widths is not None:
+            momentum.mul_(widths)
+        buffers.hold_still()

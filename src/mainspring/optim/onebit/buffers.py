@@ -89,6 +89,10 @@ class Buffers:
         if self.mask is not None:
             self.momentum.mul_(self.mask)
 
+    def widths(self) -> Tensor:
+        """What makes a direction of a momentum, sqrt(v) + eps of everything [total]; every rank calls it."""
+        return self._replicas.gather(self.own("exp_avg_sq").sqrt().add_(one_setting(self._optimizer, "eps")))
+
     def settle(self) -> None:
         """Owe in common, and show it as states; every rank calls it."""
         owed = self.compressed.share()[self._replicas.own]

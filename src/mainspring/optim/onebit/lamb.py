@@ -13,6 +13,7 @@ from mainspring.nn.span import logical_shape
 from mainspring.numerics.signs import Scale
 from mainspring.optim.lamb import Lamb, Work
 from mainspring.optim.onebit.buffers import Buffers, Masks, count, one_setting
+from mainspring.optim.onebit.settled import Settled, ends_warm_up
 from mainspring.optim.onebit.stage import advance, begin, follow, freeze, is_frozen
 from mainspring.optim.replicas import Replicas
 from mainspring.optim.runs import local, plain
@@ -55,7 +56,7 @@ class OneBitLamb(Lamb):
         eps: added to the square root of the second moment.
         weight_decay: of the weights, as a part of the direction.
         replicas: the ranks (`parallel.replicas(model)`).
-        freeze_step: steps of the warm-up.
+        freeze_step: as in `OneBitAdam`.
         masks: as in `OneBitAdam`.
         thresholds: bounds of ratios and factors.
         adapt: as in `Lamb`.
@@ -75,7 +76,7 @@ class OneBitLamb(Lamb):
         weight_decay: float = 0.01,
         *,
         replicas: Replicas,
-        freeze_step: int,
+        freeze_step: int | Settled,
         masks: Masks | None = None,
         thresholds: Thresholds | None = None,
         adapt: bool = True,
@@ -125,7 +126,8 @@ class OneBitLamb(Lamb):
             self._follow_momentum()
             return loss
         self._update()
-        if (steps := count(self, "step")) >= self.freeze_step:
+        steps = count(self, "step")
+        if ends_warm_up(self, self._replicas, steps, self.freeze_step):
             self._freeze(steps)
         return loss
 

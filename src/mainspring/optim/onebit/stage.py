@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,10 @@ from mainspring.optim.update import LAMB_WEIGHTS, Numbers, run
 
 FROZEN = "frozen"
 """State of every parameter: the step after which the variance was frozen; 0 until then."""
+DIRECTIONS = "directions"
+"""State of every parameter: whether directions are sent (1) or momenta (0); fixed at the freeze, since what
+ranks owe is of that kind."""
+Sends = Literal["directions", "momenta"]
 
 
 def begin(optimizer: torch.optim.Optimizer) -> None:
@@ -31,8 +36,13 @@ def is_frozen(optimizer: torch.optim.Optimizer) -> bool:
     return bool(optimizer.state[parameters_of(optimizer)[0]].get(FROZEN, 0) > 0)
 
 
+def sends_directions(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether directions are sent since the freeze; of states that do not say it, momenta are."""
+    return bool(optimizer.state[parameters_of(optimizer)[0]].get(DIRECTIONS, 0) > 0)
+
+
 @torch.no_grad()
-def freeze(optimizer: FlatAdam | Lamb, steps: int, updates: int) -> None:
+def freeze(optimizer: FlatAdam | Lamb, steps: int, updates: int, sends: Sends = "momenta") -> None:
     """Let the variance stay as it is from now on.
 
     Where the optimizer corrects moments, they are divided by what of gradients is in them, 1 - b1^steps and
@@ -42,6 +52,7 @@ def freeze(optimizer: FlatAdam | Lamb, steps: int, updates: int) -> None:
         optimizer: whose states.
         steps: that have updated the first moment.
         updates: of the second.
+        sends: what is sent from now on.
     """
     first = second = 1.0
     if optimizer.bias_correction:
@@ -52,6 +63,7 @@ def freeze(optimizer: FlatAdam | Lamb, steps: int, updates: int) -> None:
         state["exp_avg"].div_(first)
         state["exp_avg_sq"].div_(second)
         state[FROZEN].fill_(float(steps))
+        state[DIRECTIONS] = torch.tensor(float(sends == "directions"))
 
 
 def advance(optimizer: torch.optim.Optimizer) -> None:

@@ -24,7 +24,10 @@ MODEL = "model."
 OPTIMIZER = "optimizer."
 
 
-COUNTERS = frozenset({"step", "mu_product", "mu", "eta", "frozen", "coefficient", "factor", "scaling"})
+COUNTERS = frozenset(
+    {"step", "mu_product", "mu", "eta"}
+    | {"frozen", "variance_norm", "directions", "coefficient", "factor", "scaling"}
+)
 """States of an optimizer that are one number for a parameter, whatever its shape."""
 
 
