@@ -30,9 +30,9 @@ class OneBitConfig(Section):
     variance has changed by less than 4 % in 1 / (1 - beta2) steps."""
     scale: Literal["l1", "l2"] = "l1"
     """Length of a message's signs: the mean of absolute values, or the root of the mean square."""
-    sends: Literal["directions", "momenta"] = "directions"
-    """With "onebit_adam", what the signs are of: momenta over the root of the variance, which are alike in
-    size, or momenta as they are (the paper)."""
+    sends: Literal["momenta", "directions"] = "momenta"
+    """With "onebit_adam", what the signs are of: momenta as they are (the paper), or momenta over the root of
+    the variance, which are alike in size."""
     ratio_min: float = Field(0.01, gt=0)
     """With "onebit_lamb": smallest trust ratio of the warm-up."""
     ratio_max: float = Field(10.0, gt=0)

@@ -64,7 +64,7 @@ class OneBitAdam(FlatAdam):
         replicas: Replicas,
         freeze_step: int | Settled,
         masks: Masks | None = None,
-        sends: Sends = "directions",
+        sends: Sends = "momenta",
         bias_correction: bool = True,
         scale: Scale = "l1",
         compiled: bool | None = None,
