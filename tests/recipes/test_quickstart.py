@@ -85,7 +85,8 @@ def test_the_encoder_is_of_the_model_and_searches(first: tuple[Path, Summary, li
     whole, small = (
         ModelEncoder.load(out / name).encode(["A spring."]) for name in ("encoder", "encoder-int8")
     )
-    assert whole[0] == pytest.approx(vectors[0].numpy(), abs=1e-5)
+    # Whitening enlarges what products of other shapes round otherwise.
+    assert whole[0] == pytest.approx(vectors[0].numpy(), abs=2e-4)
     assert float(whole[0] @ small[0]) > 0.9
     (indexed,) = [item for item in told if isinstance(item, news.Indexed)]
     assert 0 < indexed.documents <= indexed.passages
