@@ -11,8 +11,9 @@ bytes of a number in the computation (2 in 16 bits, else 4). Masters and the two
                   and two units of gradients under way
     fsdp2         masters, gradients and moments of 4 Psi / N in whole rows, parameters gathered in c, and the
                   buffers of its collectives
-    compressed    besides, what a rank owes as a worker 4 Psi and for its chunk 4 Psi / N, what momenta are
-                  divided by to be sent 4 Psi, and at zero 1 the momenta of all, 4 Psi
+    compressed    besides, what a rank owes as a worker 4 Psi and for its chunk 4 Psi / N, what directions
+                  are made with 4 Psi (counted where momenta are sent, too), and at zero 1 the momenta of all,
+                  4 Psi
     adasum        besides, this rank's step and the weights before it, 8 Psi
 
 The stages are those of Rajbhandari et al. 2020 (arXiv 1910.02054), section 5. Offloading takes masters and

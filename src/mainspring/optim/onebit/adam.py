@@ -27,8 +27,8 @@ class OneBitAdam(FlatAdam):
 
     The signs of a message have one length, and a tensor's momenta have not: of a coordinate whose v is far
     below the others' the paper's message is noise over a small root, and it moves at random (rows of rare
-    words). So what is compressed here is m_i / (sqrt(v) + eps), which v makes alike in size; v is the same on
-    all ranks, and the mean is multiplied by the root again. `sends = "momenta"` is the paper's.
+    words). With `sends = "directions"` what is compressed is m_i / (sqrt(v) + eps), which v makes alike in
+    size; v is the same on all ranks, and the mean is multiplied by the root again.
 
     A coordinate whose v is 0 at the freeze never had a gradient (positions beyond the rows' length, say).
     Signs have no 0, so its momentum would be noise, over an eps: it is held at 0.

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mainspring.errors import PlanError
-from mainspring.nn.span import Cut, Span, mark, mark_cut
+from mainspring.nn.span import cut_of, mark, mark_cut, span_of
 from mainspring.parallel.pieces import join_pieces
 from mainspring.parallel.strategy import Strategy
 
@@ -31,10 +31,12 @@ class PieceGradient(Tensor):
     gradient, so what this held would never go."""
 
     @classmethod
-    def of(cls, gradient: Tensor, span: Span, cut: Cut | None, strategy: Strategy) -> PieceGradient:
-        """The same memory, seen as a piece."""
+    def of(cls, gradient: Tensor, parameter: Tensor, strategy: Strategy) -> PieceGradient:
+        """The same memory, seen as the gradient of a piece of a parameter."""
+        span = span_of(parameter)
+        assert span is not None, "a parameter on flat shards is marked with its part"
         piece = gradient.as_subclass(cls)
-        mark(mark_cut(piece, cut), span)
+        mark(mark_cut(piece, cut_of(parameter)), span)
         piece.strategy = weakref.ref(strategy)
         return piece
 

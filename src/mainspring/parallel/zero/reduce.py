@@ -116,20 +116,19 @@ class Reducer:
         if self.scaler is not None:
             self._find_overflow(self.scaler)
         for row, total in self._sums.items():
-            for number, (slot, place) in enumerate(zip(row.slots, row.shard.places, strict=True)):
+            for slot, place in zip(row.slots, row.shard.places, strict=True):
                 if slot.used or slot.piece.grad is not None:
-                    slot.piece.grad = self._shown(row, number, total[place])
+                    slot.piece.grad = self._shown(row, slot, total[place])
                 slot.arrived = slot.summed = False
         self._sums.clear()
         self._spare.clear()
 
-    def _shown(self, row: Row, number: int, gradient: Tensor) -> Tensor:
+    def _shown(self, row: Row, slot: Slot, gradient: Tensor) -> Tensor:
         """What a piece has for a gradient; one of which other ranks have the rest knows them."""
-        slot, strategy = row.slots[number], self._strategy()
+        strategy = self._strategy()
         if strategy is None or (row.sharers.world == 1 and slot.cut is None):
             return gradient
-        span = row.layout.span(number, row.sharers.rank)
-        return PieceGradient.of(gradient, span, slot.cut, strategy)
+        return PieceGradient.of(gradient, slot.piece, strategy)
 
     def own_sum(self, row: Row) -> Tensor | None:
         """This rank's gradients of a row [padded] since they were last sent or used; None without any."""

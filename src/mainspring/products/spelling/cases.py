@@ -27,7 +27,6 @@ class Case(NamedTuple):
 def cases(tokens: Iterable[Token], text: str, engine: LanguageEngine) -> Iterator[Case]:
     """The words that are looked into: those that the lexicon does not have."""
     before: Token | None = None
-    held: Token | None = None
     after = iter(tokens)
     held = next(after, None)
     while held is not None:

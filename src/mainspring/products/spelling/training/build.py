@@ -28,6 +28,7 @@ from mainspring.products.spelling.training.lexicons import lists_of
 from mainspring.products.spelling.training.pairs import FREE, Pair, half, read_pairs
 from mainspring.products.spelling.training.recipe import SpellingRecipe, load_recipe
 from mainspring.products.spelling.training.texts import named, of_half
+from mainspring.train.files import replace_file
 
 Tell = Callable[[str, int, int, float | None], None]
 """Told: which part, how much of it is done, of how much, seconds that remain."""
@@ -108,7 +109,7 @@ def _cautions(
             language = LANGUAGES[tag]
             found[tag] = calibrate(language, data, lists_of(language, data, pairs), parameters)
             written = json.dumps({t: one._asdict() for t, one in found.items()}).encode()
-            _whole(held, partial(Path.write_bytes, data=written))
+            replace_file(held, written)
             made += 1
         left = (time.monotonic() - begun) / made * (len(tags) - number - 1) if made else None
         tell("calibration", number + 1, len(tags), left)
