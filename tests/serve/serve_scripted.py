@@ -9,7 +9,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import uvicorn
 
 from mainspring.infer.chat_template import ChatTemplate
 from mainspring.serve import Model, create_app
@@ -26,10 +25,6 @@ app = create_app({"scripted": model}, keys=("a-key-of-twenty-signs",) if "key" i
 listener.listen()  # whoever reads the line below may connect at once
 print(f"serving at {address(listener)}", flush=True)
 server = Server(
-    uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=10),
-    grace=1.0,
-    drain=app.state.service.drain,
-    end=app.state.service.end,
-    on_ready=lambda: None,
+    app, cut=10.0, grace=1.0, drain=app.state.service.drain, end=app.state.service.end, on_ready=lambda: None
 )
 asyncio.run(server.serve([listener]))

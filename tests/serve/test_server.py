@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from http.client import HTTPConnection
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -61,6 +62,19 @@ def test_a_model_is_served_until_sigterm(serve: Serve, exported: Path) -> None:
     chunks = [json.loads(e[6:]) for e in stream.split("\n\n")[:-2]]
     assert "".join(c["choices"][0]["text"] for c in chunks) == expected.text
     assert server.stop(signal.SIGTERM) == (0, "")
+
+
+def test_an_idle_connection_is_the_clients_to_close(serve: Serve) -> None:
+    """uvicorn's own 5 seconds end while common clients still hold the connection in their pools."""
+    connection = HTTPConnection(serve().url.removeprefix("http://"), timeout=20)
+    connection.request("GET", "/healthz")
+    connection.getresponse().read()
+    held = connection.sock
+    time.sleep(5.5)
+    connection.request("GET", "/healthz")
+    assert connection.getresponse().status == 200
+    assert connection.sock is held
+    connection.close()
 
 
 def test_an_answer_under_way_is_finished_before_the_end(serve: Serve) -> None:

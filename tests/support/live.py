@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import uvicorn
-
 from mainspring.serve import Model, create_app
 from mainspring.serve.server import Server, address, listen
 
@@ -18,11 +16,7 @@ def live(models: Mapping[str, Model], **settings: Any) -> Iterator[str]:
     app = create_app(models, **settings)
     listener, ready = listen("127.0.0.1", 0), threading.Event()
     server = Server(
-        uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=5),
-        grace=2.0,
-        drain=app.state.service.drain,
-        end=app.state.service.end,
-        on_ready=ready.set,
+        app, cut=5.0, grace=2.0, drain=app.state.service.drain, end=app.state.service.end, on_ready=ready.set
     )
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
     thread.start()

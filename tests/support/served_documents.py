@@ -7,7 +7,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import uvicorn
 
 from mainspring.products.search import Answer, Document, Index
 from mainspring.products.spelling import Speller
@@ -83,5 +82,5 @@ if __name__ == "__main__":
     app = create_search_app({"docs": served}, api_key=sys.argv[2] if len(sys.argv) > 2 else None)
     listener.listen()  # whoever reads the line below may connect at once
     print(f"serving at {address(listener)}", flush=True)
-    server = Server(uvicorn.Config(app, log_config=None), grace=1.0, end=lambda: None, on_ready=lambda: None)
+    server = Server(app, cut=1.0, grace=1.0, end=lambda: None, on_ready=lambda: None)
     asyncio.run(server.serve([listener]))

@@ -14,6 +14,7 @@ from types import FrameType
 
 import torch.distributed as dist
 import uvicorn
+from fastapi import FastAPI
 
 from mainspring.errors import UsageError
 from mainspring.infer.batching import BatchSettings, SpreadBatcher, follow
@@ -24,6 +25,9 @@ from mainspring.serve.limits import Limits
 from mainspring.serve.loading import about, names_of, serve_engine
 from mainspring.serve.models import Model
 
+KEEP_ALIVE = 75
+"""Seconds that an idle connection stays open: longer than clients and balancers keep one (a minute, most),
+so that they close it and no request meets a connection that is being closed here."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 """Addresses that only this machine reaches."""
 
@@ -105,16 +109,10 @@ def run(
                     note(line)
 
         # uvicorn's own limit cuts connections: for clients that do not read what they are told at `grace`.
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=math.ceil(grace) + 5,
-        )
         server = Server(
-            config, grace=grace, drain=app.state.service.drain, end=app.state.service.end, on_ready=ready
-        )
+            app, cut=grace + 5, grace=grace, drain=app.state.service.drain, end=app.state.service.end,
+            on_ready=ready,
+        )  # fmt: skip
         asyncio.run(server.serve([listener]))
 
 
@@ -157,15 +155,24 @@ class Server(uvicorn.Server):
 
     def __init__(
         self,
-        config: uvicorn.Config,
+        app: FastAPI,
         *,
+        cut: float,
         grace: float,
         end: Callable[[], object],
         on_ready: Callable[[], object],
         drain: Callable[[], object] = lambda: None,
     ) -> None:
         """`on_ready` is called at the start, `drain` when a shutdown begins, which waits for answers, and
-        `end` if it does so for `grace` seconds."""
+        `end` if it does so for `grace` seconds; connections are cut `cut` seconds after its beginning."""
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE,
+            timeout_graceful_shutdown=math.ceil(cut),
+        )
         super().__init__(config)
         self._grace, self._drain, self._end, self._on_ready = grace, drain, end, on_ready
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 
 import pytest
-import uvicorn
 
 from mainspring.serve.search import create_search_app
 from mainspring.serve.server import Server, address, listen
@@ -24,7 +23,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     app = create_search_app({"docs": service}, api_key="key")
     listener = listen("127.0.0.1", 0)
     ready = threading.Event()
-    server = Server(uvicorn.Config(app, log_config=None), grace=5, end=lambda: None, on_ready=ready.set)
+    server = Server(app, cut=5, grace=5, end=lambda: None, on_ready=ready.set)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
     thread.start()
     assert ready.wait(20)

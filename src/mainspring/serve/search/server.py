@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 from collections.abc import Callable
 from pathlib import Path
-
-import uvicorn
 
 from mainspring.products.search import Index
 from mainspring.products.search.also_asked import AlsoAsked
@@ -65,15 +62,9 @@ def run_search(
             {place.resolve().name: service}, limits=limits, api_key=api_key, writable=writable
         )
         with contextlib.closing(listen(host, port)) as listener:
-            config = uvicorn.Config(
-                app,
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_graceful_shutdown=math.ceil(grace),
-            )
             server = Server(
-                config,
+                app,
+                cut=grace,
                 grace=grace,
                 end=lambda: None,
                 on_ready=lambda: on_ready(address(listener)) if on_ready else None,
