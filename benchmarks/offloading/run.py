@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from benchmarks.offloading.replay import replay
 from mainspring import optim, parallel
 from mainspring.data.batch import causal_batch
 from mainspring.nn import Transformer, TransformerConfig, initialize
@@ -30,8 +31,6 @@ from mainspring.parallel.offload import HostPlacement
 from mainspring.parallel.zero import Resident
 
 WIDTH, VOCAB, LENGTH = 512, 8192, 64
-TRIAL = 192 * 2**20
-"""Bytes by which the folder's rates are measured."""
 
 
 def config(layers: int) -> TransformerConfig:
@@ -83,11 +82,21 @@ def ours(where: str, layers: int, steps: int, folder: str, precision: Any) -> di
     }
 
 
-def deepspeed_nvme(layers: int, steps: int, folder: str, precision: Any) -> dict[str, Any]:
-    """DeepSpeed's ZeRO-Infinity: parameters and optimizer states on the same folder."""
+def deepspeed_nvme(layers: int, steps: int, folder: str, precision: Any, limit: int) -> dict[str, Any]:
+    """DeepSpeed's ZeRO-Infinity: parameters and optimizer states on the same folder.
+
+    Each of its buffers has room for the largest parameter, and one is taken for every parameter on its way:
+    those of three layers where memory is free, where it is limited of one. In fp32 only its optimizer's
+    states go there: parameters that a step has updated keep their buffers (DeepSpeed 0.19.8), and the next
+    forward finds none.
+    """
     import deepspeed
 
     whole = VOCAB * WIDTH  # the largest parameter has to fit a buffer
+    live, ahead, buffers = (1, 0, 16) if limit else (2 * whole, 2**22, 40)
+    parameters = {
+        "device": "nvme", "nvme_path": folder, "buffer_count": buffers, "buffer_size": whole, "max_in_cpu": 0
+    }  # fmt: skip
     aio = {"block_size": 2**20, "queue_depth": 8, "thread_count": 1, "single_submit": False}
     settings = {
         "train_micro_batch_size_per_gpu": 1,
@@ -97,20 +106,19 @@ def deepspeed_nvme(layers: int, steps: int, folder: str, precision: Any) -> dict
         "zero_optimization": {
             "stage": 3,
             "sub_group_size": 2**22,
-            "stage3_prefetch_bucket_size": 2**22,
-            "stage3_max_live_parameters": 2 * whole,
+            "stage3_prefetch_bucket_size": ahead,
+            "stage3_max_live_parameters": live,
             "stage3_param_persistence_threshold": 0,
-            "offload_param": {
-                "device": "nvme", "nvme_path": folder, "buffer_count": 8, "buffer_size": whole,
-                "max_in_cpu": 0,
-            },
+            **({"offload_param": parameters} if precision == "bf16" else {}),
             "offload_optimizer": {
-                "device": "nvme", "nvme_path": folder, "buffer_count": 4, "pipeline_read": True,
+                "device": "nvme", "nvme_path": folder, "buffer_count": 12, "pipeline_read": True,
                 "pipeline_write": True,
             },
         },
     }  # fmt: skip
-    with deepspeed.zero.Init(config_dict_or_path=settings, remote_device="nvme"):
+    with deepspeed.zero.Init(
+        config_dict_or_path=settings, remote_device="nvme" if precision == "bf16" else "cpu"
+    ):
         model = Transformer(config(layers))
     for parameter in model.parameters():
         with deepspeed.zero.GatheredParameters(parameter, modifier_rank=0), torch.no_grad():
@@ -141,20 +149,20 @@ def main() -> None:
 
     def run(layers: int, steps: int) -> dict[str, Any]:
         if where == "deepspeed nvme":
-            return deepspeed_nvme(layers, steps, folder, precision)
+            return deepspeed_nvme(layers, steps, folder, precision, limit)
         return ours(where, layers, steps, folder, precision)
 
-    rates = {}
     if where != "deepspeed nvme":
         ours("memory", 1, 2, folder, precision)  # kernels and their buffers
-    if where == "disk" and not limit:
-        found = preflight(folder, 0, trial=TRIAL)
-        rates = {"read_rate": found.read_rate, "write_rate": found.write_rate, "direct": found.direct}
     if limit:
         status = Path("/proc/self/status").read_text().splitlines()
         data = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData:"))
         resource.setrlimit(resource.RLIMIT_DATA, (data + limit, resource.RLIM_INFINITY))
-    result = run(layers, steps) | rates
+    result = run(layers, steps)
+    if where == "disk" and not limit:
+        direct = preflight(folder, 0).direct
+        alone = replay(folder, result["read"], result["written"], direct=direct)
+        result |= {"disk_seconds": alone, "direct": direct}
     print(json.dumps(result), flush=True)
     os._exit(0)  # threads of a peer have been seen to wait for each other at the end of a process
 

@@ -28,7 +28,7 @@ from mainspring.parallel.zero.placement import Shard, added_up
 
 logger = logging.getLogger(__name__)
 
-BUFFERS = 16
+BUFFERS = 32
 BUFFER_BYTES = 2 * BLOCK
 
 

@@ -199,9 +199,11 @@ class Stepper:
         groups = optimizer.param_groups
         options = [{k: v for k, v in group.items() if k != "params"} for group in groups]
         cast = not getattr(optimizer, "takes_low_gradients", False)
-        ahead, begun = self._ahead(todo), 0
+        each = self._each(todo)
+        ahead, begun = self._arena.count // each, 0
         for index, stretch in enumerate(todo):
-            while begun < min(len(todo), index + ahead):
+            # Others are read as soon as writes have given their buffers back; only this one is waited for.
+            while begun < min(len(todo), index + ahead) and (begun <= index or self._arena.free >= each):
                 self._read(todo[begun])
                 begun += 1
             for task in stretch.reads:
@@ -221,14 +223,14 @@ class Stepper:
             stretch.buffers, stretch.reads = {}, []  # another pass begins anew
         optimizer.param_groups = groups
 
-    def _ahead(self, todo: list[Stretch]) -> int:
-        """Stretches whose buffers may be out at once, with the one that is computed."""
+    def _each(self, todo: list[Stretch]) -> int:
+        """Buffers that a stretch takes while it is computed, at most."""
         each = max((self._buffers(stretch.shard) for stretch in todo), default=1)
         if each > self._arena.count:
             raise PlanError(
                 f"a step needs {each} buffers at once and the disk tier has {self._arena.count}; give it more"
             )
-        return self._arena.count // each
+        return each
 
     def _buffers(self, shard: Shard) -> int:
         rows = self._rows.get(shard.name)

@@ -57,7 +57,7 @@ class Store:
         folder: str | Path,
         *,
         rank: int = 0,
-        threads: int = 2,
+        threads: int = 4,
         direct: bool = True,
         report: Report | None = None,
     ) -> None:

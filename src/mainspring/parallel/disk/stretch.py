@@ -134,7 +134,11 @@ def lend_states(optimizer: torch.optim.Optimizer, stretch: Stretch, part: Part, 
     optimizer.state.pop(part.piece, None)
     if kept.scalars is not None:
         rows = {kind: stretch.row(kind, dtype)[part.here] for kind, dtype in kept.rows.items()}
-        optimizer.state[part.piece] = {**copy.deepcopy(kept.scalars), **rows}
+        optimizer.state[part.piece] = {**{k: _own(v) for k, v in kept.scalars.items()}, **rows}
+
+
+def _own(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else copy.deepcopy(value)
 
 
 def rows_of(optimizer: torch.optim.Optimizer, piece: nn.Parameter) -> dict[str, Tensor]:
