@@ -2,10 +2,10 @@
 
     python -m benchmarks.planner [--quick] [--json PATH] [--parts PATH]
 
-The rates behind the prediction are measured by `mainspring.planner.calibrate` a moment before, so that both
-see the same machine. Every plan has the same global batch; the ranks run all plans in turn, one step each a
-round, and the median counts. On fewer cores than ranks, ranks take turns in both. A fake world counts the
-bytes, each in a process of its own.
+The rates behind the prediction are measured by `mainspring.planner.calibrate` just before and just after, and
+the two predictions' mean counts, so that a machine whose speed drifts is the same in both. Every plan has the
+same global batch; the ranks run all plans in turn, one step each a round, and the median counts. On fewer
+cores than ranks, ranks take turns in both. A fake world counts the bytes, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -137,25 +137,38 @@ def predicted(ranks: int, precision: Any, device: Any) -> dict[str, Any]:
 
 
 def timed(ranks: int, precision: str, rounds: int) -> list[dict[str, Any]]:
-    """A row for every plan: predicted from a fresh calibration, and measured."""
+    """A row for every plan: measured, and predicted from calibrations just before and just after."""
     from mainspring.planner import calibrated
 
-    began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        device = calibrated(ranks, 1, folder=Path(folder), fresh=True)
-    took = time.perf_counter() - began
-    expected, found = predicted(ranks, precision, device), measured(ranks, rounds, precision)
-    return [
-        {
-            "plan": f"{name}, {ranks} ranks, {precision}",
-            "predicted_s": expected[name].seconds_per_step,
-            "measured_s": found[name],
-            "ratio": expected[name].seconds_per_step / found[name],
-            **{f"{kind}_s": seconds for kind, seconds in expected[name].seconds.items() if seconds},
-            "calibration_s": took,
-        }
-        for name in PLANS
-    ]
+    took: list[float] = []
+
+    def device() -> Any:
+        began = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            found = calibrated(ranks, 1, folder=Path(folder), fresh=True)
+        took.append(time.perf_counter() - began)
+        return found
+
+    before = predicted(ranks, precision, device())
+    found = measured(ranks, rounds, precision)
+    after = predicted(ranks, precision, device())
+    rows = []
+    for name in PLANS:
+        both = (before[name], after[name])
+        seconds = sum(cost.seconds_per_step for cost in both) / 2
+        kinds = {kind: sum(cost.seconds[kind] for cost in both) / 2 for kind in both[0].seconds}
+        rows.append(
+            {
+                "plan": f"{name}, {ranks} ranks, {precision}",
+                "predicted_s": seconds,
+                "measured_s": found[name],
+                "ratio": seconds / found[name],
+                "predicted before, after": [round(cost.seconds_per_step, 3) for cost in both],
+                **{f"{kind}_s": seconds for kind, seconds in kinds.items() if seconds},
+                "calibration_s": sum(took) / 2,
+            }
+        )
+    return rows
 
 
 def counted(label: str) -> list[dict[str, Any]]:
@@ -252,7 +265,7 @@ def main() -> int:
         for precision in ("fp32", "bf16") if native and not arguments.quick else ("fp32",):
             label = f"{ranks} ranks, {precision}"
             part = harness.resume(
-                arguments.parts, label, partial(timed, ranks, precision, 3 if arguments.quick else 5)
+                arguments.parts, label, partial(timed, ranks, precision, 3 if arguments.quick else 11)
             )
             rows += part
             worst = max(max(row["ratio"], 1 / row["ratio"]) for row in part)
@@ -274,6 +287,8 @@ def main() -> int:
         "Ratios are predicted over measured; the bar is the worst of six plans, either way.",
         "Order: measured seconds of each of the planner's best three over those of any plan ranked behind it "
         f"(predictions nearer than {TIE:g} are a tie).",
+        "Predictions are means of two, from calibrations just before and just after; measured seconds are "
+        "medians of 11 steps, plans in turn.",
         "4 ranks of one thread share 2 cores; the calibration has as many ranks.",
     ]
     if not native:
