@@ -13,7 +13,8 @@ from mainspring.finetune.native import export_native_task
 from mainspring.finetune.pooling import DenseConfig, EmbedConfig, Embedder
 from mainspring.infer import Engine
 from mainspring.models import ModelConfig, resolve
-from mainspring.nn import initialize
+from mainspring.models.native import export_native
+from mainspring.nn import Transformer, initialize
 from mainspring.products.search import Document, Index, ModelEncoder
 from mainspring.products.search.documents import Span
 from mainspring.text.train import train_tokenizer
@@ -105,3 +106,17 @@ def test_heads_and_tokenizers_that_do_not_fit_are_refused(tmp_path: Path) -> Non
     export_native_task(task, tokenizer, tmp_path / "task", family="gpt2")
     with pytest.raises(UsageError, match="gives no vectors"):
         ModelEncoder.load(tmp_path / "task")
+
+
+def test_a_model_of_its_own_names_is_read_and_a_decoder_refused(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer([TEXT] * 4, "bpe", 290)
+    tokenizer.save(tmp_path / "tokenizer.json")
+    for family in ("gpt2", "zcode"):
+        named = ModelConfig(family=family, preset="tiny")
+        config = resolve(named, tokenizer.vocab_size)
+        state = initialize(Transformer(config), seed=0).state_dict()
+        export_native(named, config, state, tmp_path / "tokenizer.json", tmp_path / family)
+    vectors = ModelEncoder.load(tmp_path / "gpt2").encode([TEXT, ""])
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1.0)
+    with pytest.raises(UsageError, match="a decoder gives no vectors"):
+        ModelEncoder.load(tmp_path / "zcode")

@@ -19,11 +19,10 @@ from torch import Tensor, nn
 
 from mainspring.data.batch import bidirectional_batch, causal_batch, pad_rows
 from mainspring.errors import MissingExtraError, UsageError
-from mainspring.finetune import native
+from mainspring.finetune.heads import TaskModel
 from mainspring.finetune.pooling import Embedder
+from mainspring.infer.load import Network, assemble, equip, find, read
 from mainspring.infer.precision import convert
-from mainspring.models import FAMILIES
-from mainspring.models.exchange import import_model
 from mainspring.nn import Transformer
 from mainspring.products.search.documents import Span
 from mainspring.text.framing import Framer
@@ -110,8 +109,8 @@ class ModelEncoder:
         """Load an encoder.
 
         Args:
-            path: in any layout that `models.exchange` reads, or an embedder of this stack; None: the default
-                one.
+            path: whatever `infer.load.find` finds (a run, a model in any layout, an embedder); None: the
+                default one.
             precision: what texts are read in (`infer.precision`).
 
         Raises:
@@ -119,20 +118,13 @@ class ModelEncoder:
             UsageError: there is no encoder at the path, or none that ends in a mean of tokens, or no
                 such precision.
         """
-        folder = _default() if path is None else Path(path)
-        name = DEFAULT if path is None else folder.resolve().name
-        layer: nn.Module | None = None
-        if (folder / native.SETTINGS).is_file():
-            embedder, causal = _embedder(folder)
-            model, layer = embedder.encoder, next(iter(embedder.dense), None)
-            most = embedder.embed_config.max_tokens or MAX_TOKENS
-        else:
-            imported = import_model(folder)
-            model, causal, most = Transformer(imported.config), FAMILIES[imported.family].causal, MAX_TOKENS
-            model.load_state_dict(imported.state)
+        place = find(_default() if path is None else path)
+        shape, state = read(place)
+        model, layer, most = _means(place.directory, assemble(shape, state))
+        own = equip(place, shape)
+        name = DEFAULT if path is None else own.name
         most = min(most, model.config.max_positions)
-        tokenizer = Tokenizer.load(folder)
-        return cls(model, tokenizer, name, most, causal=causal, projection=layer, precision=precision)
+        return cls(model, own.tokenizer, name, most, causal=own.causal, projection=layer, precision=precision)
 
     @property
     def name(self) -> str:
@@ -215,23 +207,22 @@ def _batches(lengths: Sequence[int]) -> list[list[int]]:
     return batches
 
 
-def _embedder(folder: Path) -> tuple[Embedder, bool]:
-    """An embedder that was written by our own names, and whether its tokens see those before them alone.
+def _means(folder: Path, network: Network) -> tuple[Transformer, nn.Module | None, int]:
+    """The encoder of a network whose vectors are means of tokens, the layer after them, and the tokens that
+    it reads of a text.
 
     Raises:
-        UsageError: it has a task's head, or vectors that are no means of tokens.
+        UsageError: it has a task's head or a decoder, or its vectors are no means.
     """
-    settings, state = native.import_native_task(folder)
-    if settings.embed is None:
-        raise UsageError(f"{folder}: a model with a head for a task gives no vectors; give an embedder")
-    embed = settings.embed
+    if isinstance(network, Transformer) and not network.config.is_encoder_decoder:
+        return network, None, MAX_TOKENS
+    if not isinstance(network, Embedder):
+        what = "a head for a task" if isinstance(network, TaskModel) else "a decoder"
+        raise UsageError(f"{folder}: a model with {what} gives no vectors; give an encoder or an embedder")
+    embed = network.embed_config
     if embed.pooling != ("mean",) or len(embed.dense) > 1 or any(d.activation != "none" for d in embed.dense):
         raise UsageError(
             f"{folder}: pooling {list(embed.pooling)} with {len(embed.dense)} layers after it; search takes "
             "parts of a text by their means, so it needs pooling ['mean'] and one linear layer at most"
         )
-    with torch.device("meta"):
-        model = Embedder(settings.config, embed)
-    model.load_state_dict(state, assign=True)
-    model.eval().requires_grad_(False)
-    return model, settings.family in FAMILIES and FAMILIES[settings.family].causal
+    return network.encoder, next(iter(network.dense), None), embed.max_tokens or MAX_TOKENS

@@ -21,12 +21,11 @@ from mainspring.compress import formats_for, open_subject, quantize
 from mainspring.compress.subject import Subject
 from mainspring.finetune.native import export_native_task
 from mainspring.finetune.pooling import DenseConfig, EmbedConfig, Embedder
-from mainspring.infer.load import assemble, find, read
+from mainspring.infer.load import assemble, equip, find, read
 from mainspring.infer.tasks import EncoderTasks
 from mainspring.numerics import format_named
 from mainspring.recipes.compression import folder_bytes
 from mainspring.recipes.search.examples import heads_and_rests
-from mainspring.text.tokenizer import Tokenizer
 
 TOKENS = 96
 """Of a text, at most."""
@@ -126,21 +125,22 @@ def quantise(path: Path, to: Path, held: Sequence[tuple[str, str]], form: str = 
         held: pairs to measure on.
         form: the format, by name.
     """
-    shape, state = read(find(path))
+    place = find(path)
+    shape, state = read(place)
     embedder = assemble(shape, state)
     assert isinstance(embedder, Embedder), "an encoder for search gives vectors"
     narrow = format_named(form)
     done = quantize(embedder.encoder, formats_for(embedder.encoder, narrow, embeddings=narrow))
-    tokenizer = Tokenizer.load(path)
+    own = equip(place, shape)
     export_native_task(
         embedder,
-        tokenizer,
+        own.tokenizer,
         to,
         family=shape.family,
         encoded={f"encoder.{name}": one for name, one in done.encoded.items()},
         formats={f"encoder.{name}": one for name, one in done.formats.items()},
     )
-    tasks = EncoderTasks(embedder, tokenizer, causal=True)
+    tasks = EncoderTasks(embedder, own.tokenizer, causal=own.causal)
     vectors = tasks.embed([text for pair in held for text in pair]).vectors
     return Quantised(form, folder_bytes(path), folder_bytes(to), _retrieval(vectors.view(len(held), 2, -1)))
 
