@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from benchmarks.harness import median
+
 BLOCK = 2**20
 STREAMS = 2
 """Threads a direction: on a virtual disk fewer leave it idle, and more gain nothing."""
@@ -40,7 +42,7 @@ def replay(folder: str, read: int, written: int, *, direct: bool) -> float:
     finally:
         os.close(file)
         path.unlink()
-    return sorted(seconds)[TIMES // 2]
+    return median(seconds)
 
 
 def _task(move: Callable[..., int], file: int, count: int, blocks: int) -> Callable[[], None]:
